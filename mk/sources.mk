@@ -1,0 +1,13 @@
+# Which files make what.  Rooms are globbed: a new file in a room is compiled.
+common := $(wildcard common/*.c)
+daemon_main := daemon/main.c
+client_lib := $(wildcard client/*.c)
+ctl := $(wildcard client/mamba2ctl/*.c)
+rooms := $(common) $(wildcard registry/*.c kernels/*.c kernels/ref/*.c kernels/cpu/*.c model/*.c) \
+         $(filter-out $(daemon_main),$(wildcard daemon/*.c))
+objects = $(patsubst %.c,$(B)/%.o,$(1))
+
+unit_tests := $(patsubst %.c,$(B)/%,$(wildcard tests/unit/test_*.c))
+conformance_tests := $(patsubst %.c,$(B)/%,$(wildcard tests/conformance/test_*.c))
+test_programs := $(unit_tests) $(conformance_tests)
+bench_programs := $(patsubst %.c,$(B)/%,$(wildcard tests/bench/bench_*.c))

@@ -1,0 +1,71 @@
+/* tokenizer.h - text to token ids and back, from a checkpoint's own tokenizer.json.
+ *
+ * Byte-level BPE (GPT-2's form, as GPT-NeoX and the demo model use it): added tokens split out first,
+ * NFC where the file asks for it, the pre-tokenizer's regular expression (PCRE2), bytes mapped to
+ * their stand-ins, merges by rank with a heap over a linked list, so that the time is near-linear in the
+ * input whatever it holds.  A file that asks for anything else is refused by the name of the part
+ * (M2_EUNSUPPORTED).
+ *
+ * Threads: a loaded tokenizer is immutable and may be used from any number of threads.
+ */
+#ifndef M2_MODEL_TOKENIZER_H
+#define M2_MODEL_TOKENIZER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+
+struct m2_tokenizer; /* opaque */
+
+/* path: a tokenizer.json, or a directory that holds one. */
+enum m2_err m2_tokenizer_open(const char *path, struct m2_tokenizer **out, struct m2_why *why);
+enum m2_err m2_tokenizer_parse(const char *json, size_t length, const char *what,
+	struct m2_tokenizer **out, struct m2_why *why);
+void m2_tokenizer_close(struct m2_tokenizer **tokenizer);
+
+/* Largest id + 1. */
+int32_t m2_tokenizer_size(const struct m2_tokenizer *tokenizer);
+
+enum m2_encode_flags {
+	M2_ENCODE_SPECIAL = 1, /* special tokens written in the text become their ids; otherwise they are
+				  ordinary text, so that no user can forge a control token */
+	M2_ENCODE_TEMPLATE = 2, /* add what the file's post-processor adds (BOS and the like) */
+};
+
+/* text must be valid UTF-8 (else M2_EINVAL with the offset).  *ids is malloc'd, caller frees; never
+ * NULL on success.  More than max_ids: M2_ELIMIT. */
+enum m2_err m2_tokenizer_encode(const struct m2_tokenizer *tokenizer, const char *text,
+	size_t length, unsigned flags, size_t max_ids, int32_t **ids, size_t *count,
+	struct m2_why *why);
+
+/* The bytes of one token: not text by itself (a character may span tokens).  Specials give their
+ * text; an id that is a hole gives length 0.  The pointer lives as long as the tokenizer. */
+const unsigned char *m2_tokenizer_bytes(
+	const struct m2_tokenizer *tokenizer, int32_t id, size_t *length);
+bool m2_tokenizer_is_special(const struct m2_tokenizer *tokenizer, int32_t id);
+
+/* Most bytes of text that one more token can make a stream emit, over all ids: what results memory
+ * must hold per token (invalid bytes become U+FFFD, 3 bytes each). */
+size_t m2_tokenizer_max_text(const struct m2_tokenizer *tokenizer);
+
+/* Streaming: whole UTF-8 characters only; at most 3 bytes are held back.  Lives by value, needs no
+ * finish; zeroed is a fresh stream. */
+struct m2_text_stream {
+	unsigned char held[4];
+	uint8_t n_held;
+};
+
+/* Append one token; writes at most m2_tokenizer_max_text() + 9 bytes to out, returns how many.
+ * skip_special: specials emit nothing.  No allocation, no locks: fit for the step loop. */
+size_t m2_text_stream_push(struct m2_text_stream *stream, const struct m2_tokenizer *tokenizer,
+	int32_t id, bool skip_special, char *out);
+/* What is held becomes U+FFFD: at most 9 bytes. */
+size_t m2_text_stream_flush(struct m2_text_stream *stream, char *out);
+
+/* All at once, as the reference library decodes: malloc'd, NUL-terminated, caller frees. */
+enum m2_err m2_tokenizer_decode(const struct m2_tokenizer *tokenizer, const int32_t *ids,
+	size_t count, bool skip_special, char **text, size_t *length, struct m2_why *why);
+
+#endif

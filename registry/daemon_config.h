@@ -1,0 +1,51 @@
+/* daemon_config.h - the daemon's own configuration: one YAML file, checked by one table of keys.
+ *
+ * Parsed by the same table engine as a variant (registry/yaml_table.h); the table is
+ * daemon_keys.def, which also generates configs/mamba2d.yaml.  Every key has a default, so no file
+ * at all is a valid configuration.  Threads: no shared state.
+ */
+#ifndef M2_REGISTRY_DAEMON_CONFIG_H
+#define M2_REGISTRY_DAEMON_CONFIG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "common/limits.h"
+
+struct m2_daemon_config {
+	/* who may use the control endpoint, besides root and the daemon's own user */
+	int32_t n_admin_users;
+	char admin_users[M2_LIMIT_ACCESS_ENTRIES][33];
+	int32_t n_admin_groups;
+	char admin_groups[M2_LIMIT_ACCESS_ENTRIES][33];
+	/* who may use the client endpoint at all; both empty: every local user */
+	int32_t n_client_users;
+	char client_users[M2_LIMIT_ACCESS_ENTRIES][33];
+	int32_t n_client_groups;
+	char client_groups[M2_LIMIT_ACCESS_ENTRIES][33];
+
+	int32_t n_variant_dirs; /* directories of *.yaml scanned at start and on reload, absolute */
+	char variant_dirs[16][M2_LIMIT_PATH_BYTES + 1];
+
+	int32_t cpu_threads;         /* 0: one per online processor */
+	char cpu_isa[16];            /* auto, portable, avx2, avx512 */
+	int64_t memory_budget_bytes; /* resident bytes of all variants on the cpu; 0: no limit of ours */
+	int64_t results_budget_bytes;      /* results memory of all requests together */
+	int64_t results_per_user_bytes;    /* and of one uid */
+	int32_t requests_per_user;         /* running and queued requests of one uid */
+	int32_t results_keep_s;            /* how long a finished, unreleased result stays */
+	int32_t drain_timeout_s;           /* SIGTERM: how long running requests may finish */
+	bool load_on_demand;               /* a request for a registered variant loads it */
+	char log_level[8];
+};
+
+void m2_daemon_config_init(struct m2_daemon_config *c);
+enum m2_err m2_daemon_config_parse(const char *text, size_t length, const char *source,
+	struct m2_daemon_config *out, struct m2_why *why);
+enum m2_err m2_daemon_config_read(
+	const char *path, struct m2_daemon_config *out, struct m2_why *why);
+char *m2_daemon_config_reference(void); /* malloc'd YAML with every key and its doc */
+
+#endif

@@ -1,0 +1,81 @@
+/* store.h - the registry's memory: variants, who registered them, and what became of them, in SQLite.
+ *
+ * The schema is registry/schema.sql (compiled in), migrated by PRAGMA user_version inside one
+ * transaction per step; a database from a newer mamba2d is refused.  WAL, synchronous=FULL, foreign
+ * keys, a busy timeout, prepared statements only; every change is one transaction, committed before
+ * the function returns, so that what was acknowledged survives kill -9 and a power cut.
+ *
+ * One process, one connection: the supervisor's.  Not thread-safe: one thread.  Calls block on the
+ * disk for as long as a small transaction takes.  Errors: EIO (SQLite's own text), EFORMAT (not a
+ * database, corrupt, newer schema), ENOENT, EEXIST (name or alias taken, naming by whom).
+ */
+#ifndef M2_REGISTRY_STORE_H
+#define M2_REGISTRY_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "common/err.h"
+#include "registry/variant.h"
+
+struct m2_store; /* opaque */
+
+/* How a variant came to be registered. */
+enum m2_origin { M2_ORIGIN_DIRECTORY = 0, M2_ORIGIN_MANUAL = 1 };
+
+struct m2_store_entry {
+	char name[M2_LIMIT_NAME_BYTES + 1];
+	char checksum[65];     /* SHA-256 of the YAML text */
+	char source[M2_LIMIT_PATH_BYTES + 1]; /* file it was read from, or "" */
+	enum m2_origin origin;
+	int64_t registered_at; /* seconds since 1970 */
+	uint32_t registered_by; /* uid */
+	int64_t last_load_at;   /* 0: never */
+	int64_t last_load_ms;   /* how long the last successful load took */
+	int64_t loads;          /* successful ones */
+	int32_t last_error;     /* enum m2_err of the last failed load, 0: none since */
+	char last_error_text[448];
+};
+
+/* Create or open the database file (0600), migrate, check integrity quickly (PRAGMA quick_check). */
+enum m2_err m2_store_open(const char *path, struct m2_store **out, struct m2_why *why);
+void m2_store_close(struct m2_store **store);
+
+/* Register or (replace = true) replace.  yaml is what was parsed into v; it is stored verbatim.
+ * A name that is another's alias, or an alias that is another's name or alias: EEXIST. */
+enum m2_err m2_store_put(struct m2_store *store, const struct m2_variant *v, const char *yaml,
+	size_t yaml_length, const char *source, enum m2_origin origin, uid_t by, bool replace,
+	struct m2_why *why);
+
+/* Remove by name or alias. */
+enum m2_err m2_store_remove(struct m2_store *store, const char *name, struct m2_why *why);
+
+/* By name or alias.  v and entry may each be NULL.  The stored YAML is parsed again: base_dir is the
+ * directory of `source`, or none.  A row whose checksum does not match is EFORMAT. */
+enum m2_err m2_store_get(struct m2_store *store, const char *name, struct m2_variant *v,
+	struct m2_store_entry *entry, struct m2_why *why);
+
+/* All entries in order of name; return false from fn to stop.  fn may not call the store. */
+enum m2_err m2_store_each(struct m2_store *store, bool (*fn)(void *ctx, const struct m2_variant *v,
+	const struct m2_store_entry *entry), void *ctx, struct m2_why *why);
+
+/* Scan one directory of *.yaml (not hidden, regular files): put what is new or changed with origin
+ * DIRECTORY, remove what came from a file of this directory that is gone.  One bad file is reported through
+ * report(ctx, why) and does not stop the others.  Directory missing: reported, M2_OK. */
+struct m2_scan_counts {
+	int32_t added, changed, removed, unchanged, failed;
+};
+enum m2_err m2_store_scan(struct m2_store *store, const char *directory, uid_t by,
+	void (*report)(void *ctx, const struct m2_why *why), void *ctx,
+	struct m2_scan_counts *counts, struct m2_why *why);
+
+/* Load history.  begin returns a row id to end with; a row without an end is a load that the daemon
+ * did not survive, visible as such.  bytes: footprint; err M2_OK and NULL why for success. */
+enum m2_err m2_store_load_begin(struct m2_store *store, const char *name, const char *device,
+	uid_t by, int64_t *row, struct m2_why *why);
+enum m2_err m2_store_load_end(struct m2_store *store, int64_t row, int64_t duration_ms,
+	int64_t bytes, enum m2_err result, const struct m2_why *result_why, struct m2_why *why);
+
+#endif
