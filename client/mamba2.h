@@ -70,13 +70,17 @@ typedef struct mamba2 mamba2;
 typedef struct mamba2_request mamba2_request;
 
 typedef struct mamba2_options {
-	size_t size;               /* sizeof(mamba2_options): how later versions tell */
-	const char *runtime_dir;   /* NULL: $MAMBA2_RUNTIME_DIR, else /run/mamba2d if it answers there, else
+	size_t size; /* sizeof(mamba2_options): how later versions tell */
+	const char *
+		runtime_dir; /* NULL: $MAMBA2_RUNTIME_DIR, else /run/mamba2d if it answers there, else
 				      $XDG_RUNTIME_DIR/mamba2d */
-	int control;               /* non-zero: the control endpoint (administrators) */
-	int64_t timeout_ms;        /* for answers to calls that wait; 0: 30000; -1: for ever */
+	int control;         /* non-zero: the control endpoint (administrators) */
+	int64_t timeout_ms; /* for answers to calls that wait; 0: 30000; -1: for ever */
 } mamba2_options;
-#define MAMBA2_OPTIONS_INIT {sizeof(mamba2_options), NULL, 0, 0}
+#define MAMBA2_OPTIONS_INIT                                                                        \
+	{                                                                                          \
+		sizeof(mamba2_options), NULL, 0, 0                                                 \
+	}
 
 /* NULL options: defaults.  Waits for the daemon to answer, at most the timeout: EUNREACHABLE. */
 MAMBA2_API enum mamba2_error mamba2_connect(const mamba2_options *options, mamba2 **out);
@@ -116,7 +120,7 @@ typedef struct mamba2_generate_options {
 	float frequency_penalty;
 	const mamba2_logit_bias *logit_bias;
 	size_t n_logit_bias;
-	int64_t seed; /* -1: drawn */
+	int64_t seed;               /* -1: drawn */
 	const int32_t *stop_tokens; /* NULL: the variant's */
 	size_t n_stop_tokens;
 	const char *const *stop; /* NUL-terminated strings */
@@ -194,12 +198,14 @@ MAMBA2_API const float *mamba2_request_prompt_top_logprobs(mamba2_request *r);
 MAMBA2_API const float *mamba2_request_prompt_logits(mamba2_request *r, size_t *vocab);
 
 typedef struct mamba2_timings { /* nanoseconds; 0: not reached */
-	uint64_t queue;  /* received by the worker -> admitted to a slot */
-	uint64_t first;  /* received -> first token published */
-	uint64_t total;  /* received -> finished */
-	uint64_t engine; /* inside the backend */
-	uint64_t first_engine; /* of that, before the first token */
-	uint64_t seed;   /* that was used */
+	uint64_t queue;         /* received by the worker -> admitted to a slot */
+	uint64_t first;         /* received -> first token published */
+	uint64_t total;         /* received -> finished */
+	uint64_t engine;        /* inside the backend */
+	uint64_t first_engine;  /* of that, before the first token */
+	uint64_t seed;          /* that was used */
+	uint64_t received_at;   /* CLOCK_MONOTONIC when the worker received it */
+	uint64_t published_at;  /* CLOCK_MONOTONIC of the last publication */
 } mamba2_timings;
 MAMBA2_API void mamba2_request_timings(mamba2_request *r, mamba2_timings *out);
 
@@ -208,8 +214,8 @@ MAMBA2_API void mamba2_request_timings(mamba2_request *r, mamba2_timings *out);
 /* *ids and *text are malloc'd: mamba2_free(). */
 MAMBA2_API enum mamba2_error mamba2_tokenize(mamba2 *m, const char *model, const char *text,
 	size_t bytes, int special, int32_t **ids, size_t *count);
-MAMBA2_API enum mamba2_error mamba2_detokenize(mamba2 *m, const char *model, const int32_t *ids,
-	size_t count, char **text, size_t *bytes);
+MAMBA2_API enum mamba2_error mamba2_detokenize(
+	mamba2 *m, const char *model, const int32_t *ids, size_t count, char **text, size_t *bytes);
 
 /* Answers as the JSON text the daemon sent (common/PROTOCOL.md says what is in it): mamba2_free(). */
 MAMBA2_API enum mamba2_error mamba2_list(mamba2 *m, char **json);
@@ -224,8 +230,8 @@ MAMBA2_API enum mamba2_error mamba2_load(
 MAMBA2_API enum mamba2_error mamba2_unload(
 	mamba2 *m, const char *model, int64_t wait_s, char **json);
 /* yaml: text of a variant file; source: absolute path it came from (NULL: none). */
-MAMBA2_API enum mamba2_error mamba2_register(mamba2 *m, const char *yaml, size_t bytes,
-	const char *source, int replace, char **json);
+MAMBA2_API enum mamba2_error mamba2_register(
+	mamba2 *m, const char *yaml, size_t bytes, const char *source, int replace, char **json);
 MAMBA2_API enum mamba2_error mamba2_remove(mamba2 *m, const char *model, char **json);
 MAMBA2_API enum mamba2_error mamba2_reload(mamba2 *m, char **json);
 MAMBA2_API enum mamba2_error mamba2_drain(

@@ -55,8 +55,8 @@ float m2_f32_from_f16(uint16_t half)
 	uint32_t mantissa = half & 0x3ffu;
 
 	if (exponent == 0x1f) /* infinity, NaN: keep the payload, make it quiet as F16C does */
-		return from_bits(sign | 0x7f800000u | mantissa << 13 |
-				 (mantissa != 0 ? 0x00400000u : 0u));
+		return from_bits(
+			sign | 0x7f800000u | mantissa << 13 | (mantissa != 0 ? 0x00400000u : 0u));
 	if (exponent != 0)
 		return from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
 	if (mantissa == 0)

@@ -58,7 +58,7 @@ static uint64_t hash_bytes(const char *p, size_t n)
 static bool same_key(const struct scan *s, const struct seen_key *a, const struct seen_key *b)
 {
 	return a->hash == b->hash && a->length == b->length &&
-		memcmp(s->text + a->at, s->text + b->at, a->length) == 0;
+	       memcmp(s->text + a->at, s->text + b->at, a->length) == 0;
 }
 
 /* Rebuild the level's index at twice its size; false without memory. */
@@ -97,8 +97,8 @@ static enum m2_err remember_key(struct scan *s, struct seen_key key)
 	size_t slot = key.hash & (level->index_size - 1);
 	while (level->index[slot] != 0) {
 		if (same_key(s, &s->keys[level->index[slot] - 1], &key))
-			return m2_fail(M2_EFORMAT, s->why, "%s: the key \"%.*s\" occurs twice", s->what,
-				key.length > 64 ? 64 : (int)key.length, s->text + key.at);
+			return m2_fail(M2_EFORMAT, s->why, "%s: the key \"%.*s\" occurs twice",
+				s->what, key.length > 64 ? 64 : (int)key.length, s->text + key.at);
 		slot = (slot + 1) & (level->index_size - 1);
 	}
 	s->keys[s->n_keys++] = key;
@@ -116,7 +116,8 @@ static enum m2_err scan_string(struct scan *s, bool is_key)
 		const unsigned char c = (unsigned char)s->text[s->at];
 		if (c < 0x20)
 			return m2_fail(M2_EFORMAT, s->why,
-				"%s: control character inside a string at byte %zu", s->what, s->at);
+				"%s: control character inside a string at byte %zu", s->what,
+				s->at);
 		if (c == '\\') {
 			escaped = true;
 			s->at++;
@@ -134,16 +135,17 @@ static enum m2_err scan_string(struct scan *s, bool is_key)
 		for (size_t i = start; i + 5 < start + length; i++) {
 			if (s->text[i] != '\\')
 				continue;
-			if (s->text[i + 1] == 'u' && s->text[i + 2] == '0' && s->text[i + 3] == '0' &&
-				s->text[i + 4] >= '2' && s->text[i + 4] < '7')
+			if (s->text[i + 1] == 'u' && s->text[i + 2] == '0' &&
+				s->text[i + 3] == '0' && s->text[i + 4] >= '2' &&
+				s->text[i + 4] < '7')
 				return m2_fail(M2_EFORMAT, s->why,
-					"%s: a key escapes a plain character at byte %zu", s->what, i);
+					"%s: a key escapes a plain character at byte %zu", s->what,
+					i);
 			i++;
 		}
-	return remember_key(s,
-		(struct seen_key){.hash = hash_bytes(s->text + start, length),
-			.at = (uint32_t)start,
-			.length = (uint32_t)length});
+	return remember_key(s, (struct seen_key){.hash = hash_bytes(s->text + start, length),
+				       .at = (uint32_t)start,
+				       .length = (uint32_t)length});
 }
 
 static enum m2_err open_level(struct scan *s, bool object)
@@ -214,8 +216,8 @@ static enum m2_err check_text(
 		return m2_fail(M2_EFORMAT, why, "%s: larger than 2 GiB", what);
 	if (!m2_utf8_valid(text, length))
 		return m2_fail(M2_EFORMAT, why, "%s: not valid UTF-8", what);
-	struct scan s = {.text = text, .length = length, .max_depth = max_depth, .what = what,
-		.why = why};
+	struct scan s = {
+		.text = text, .length = length, .max_depth = max_depth, .what = what, .why = why};
 	s.levels = calloc((size_t)max_depth, sizeof *s.levels);
 	if (s.levels == NULL)
 		return m2_fail(M2_ENOMEM, why, "%s: out of memory", what);
@@ -254,8 +256,8 @@ enum m2_err m2_json_parse(const char *text, size_t length, int max_depth, const 
 	for (; end < length; end++)
 		if (strchr(" \t\r\n", text[end]) == NULL) {
 			json_object_put(object);
-			return m2_fail(
-				M2_EFORMAT, why, "%s: more text after the value, at byte %zu", what, end);
+			return m2_fail(M2_EFORMAT, why,
+				"%s: more text after the value, at byte %zu", what, end);
 		}
 	*out = object;
 	return M2_OK;
@@ -316,7 +318,7 @@ static struct json_object *lookup(struct json_object *object, const char *key, b
 {
 	struct json_object *value = NULL;
 	const bool has = json_object_is_type(object, json_type_object) &&
-		json_object_object_get_ex(object, key, &value) && value != NULL;
+			 json_object_object_get_ex(object, key, &value) && value != NULL;
 	if (found != NULL)
 		*found = has;
 	return has ? value : NULL;
@@ -377,8 +379,8 @@ enum m2_err m2_json_get_string(struct json_object *object, const char *key, size
 	const char *text = json_object_get_string(value);
 	const size_t n = (size_t)json_object_get_string_len(value);
 	if (n > max_bytes)
-		return m2_fail_field(M2_EINVAL, why, key, "%s has %zu bytes, more than %zu", key, n,
-			max_bytes);
+		return m2_fail_field(
+			M2_EINVAL, why, key, "%s has %zu bytes, more than %zu", key, n, max_bytes);
 	if (memchr(text, '\0', n) != NULL)
 		return m2_fail_field(M2_EINVAL, why, key, "%s holds a NUL character", key);
 	*out = text;
@@ -419,7 +421,8 @@ enum m2_err m2_json_get_object(struct json_object *object, const char *key,
 enum m2_err m2_json_refuse_unknown(
 	struct json_object *object, const char *const *known, struct m2_why *why)
 {
-	json_object_object_foreach(object, key, value) {
+	json_object_object_foreach(object, key, value)
+	{
 		(void)value;
 		bool found = false;
 		for (const char *const *k = known; *k != NULL && !found; k++)

@@ -30,8 +30,8 @@ enum m2_err m2_json_get_int(struct json_object *object, const char *key, int64_t
 	int64_t *out, bool *found, struct m2_why *why);
 enum m2_err m2_json_get_double(struct json_object *object, const char *key, double min, double max,
 	double *out, bool *found, struct m2_why *why);
-enum m2_err m2_json_get_bool(struct json_object *object, const char *key, bool *out, bool *found,
-	struct m2_why *why);
+enum m2_err m2_json_get_bool(
+	struct json_object *object, const char *key, bool *out, bool *found, struct m2_why *why);
 /* *out points into the object and lives as long as it; *length excludes the NUL; no NUL inside. */
 enum m2_err m2_json_get_string(struct json_object *object, const char *key, size_t max_bytes,
 	const char **out, size_t *length, bool *found, struct m2_why *why);

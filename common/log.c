@@ -74,7 +74,7 @@ void m2_log(enum m2_log_level level, const char *fmt, ...)
 	va_end(args);
 	size_t length = strlen(line);
 	if (n >= (int)sizeof line - head)
-		memcpy(line + sizeof line - 5, "...", 4);
+		memcpy(line + sizeof line - 4, "...", 4);
 	for (size_t i = (size_t)head; i < length; i++)
 		if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
 			line[i] = '?';

@@ -22,8 +22,8 @@ bool m2_log_level_parse(const char *name, enum m2_log_level *out);
 void m2_log(enum m2_log_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 #define m2_error(...) m2_log(M2_LOG_ERROR, __VA_ARGS__)
-#define m2_warn(...) m2_log(M2_LOG_WARN, __VA_ARGS__)
-#define m2_info(...) m2_log(M2_LOG_INFO, __VA_ARGS__)
+#define m2_warn(...)  m2_log(M2_LOG_WARN, __VA_ARGS__)
+#define m2_info(...)  m2_log(M2_LOG_INFO, __VA_ARGS__)
 #define m2_debug(...) m2_log(M2_LOG_DEBUG, __VA_ARGS__)
 
 #endif

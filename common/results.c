@@ -18,8 +18,8 @@
 #include "common/num.h"
 
 /* Put an array of rows * row_items * item_bytes at the next aligned place. */
-static bool place(size_t *at, bool wanted, uint64_t *offset, size_t rows, size_t row_items,
-	size_t item_bytes)
+static bool place(
+	size_t *at, bool wanted, uint64_t *offset, size_t rows, size_t row_items, size_t item_bytes)
 {
 	size_t bytes;
 	*offset = 0;
@@ -29,7 +29,7 @@ static bool place(size_t *at, bool wanted, uint64_t *offset, size_t rows, size_t
 		return false;
 	*offset = *at;
 	return m2_mul_size(rows, row_items, &bytes) && m2_mul_size(bytes, item_bytes, &bytes) &&
-		m2_add_size(*at, bytes, at);
+	       m2_add_size(*at, bytes, at);
 }
 
 static bool place_prompt(
@@ -39,11 +39,11 @@ static bool place_prompt(
 	const bool top = scores && s->top_k > 0;
 	const size_t t = s->prompt_tokens;
 	return place(at, true, &header->prompt_ids, t, 1, 4) &&
-		place(at, scores, &header->prompt_logprobs, t, 1, 4) &&
-		place(at, top, &header->prompt_top_ids, t, s->top_k, 4) &&
-		place(at, top, &header->prompt_top_logprobs, t, s->top_k, 4) &&
-		place(at, (s->flags & M2_RESULTS_PROMPT_LOGITS) != 0, &header->prompt_logits, t,
-			s->vocab, 4);
+	       place(at, scores, &header->prompt_logprobs, t, 1, 4) &&
+	       place(at, top, &header->prompt_top_ids, t, s->top_k, 4) &&
+	       place(at, top, &header->prompt_top_logprobs, t, s->top_k, 4) &&
+	       place(at, (s->flags & M2_RESULTS_PROMPT_LOGITS) != 0, &header->prompt_logits, t,
+		       s->vocab, 4);
 }
 
 static bool place_sequence(
@@ -62,10 +62,11 @@ static bool place_sequence(
 	q->stop_token = -1;
 	q->stop_string = -1;
 	return place(at, true, &q->tokens, n, 1, 4) && place(at, scores, &q->logprobs, n, 1, 4) &&
-		place(at, text, &q->text_end, n, 1, 4) && place(at, text, &q->text, capacity, 1, 1) &&
-		place(at, top, &q->top_ids, n, s->top_k, 4) &&
-		place(at, top, &q->top_logprobs, n, s->top_k, 4) &&
-		place(at, (s->flags & M2_RESULTS_LOGITS) != 0, &q->logits, n, s->vocab, 4);
+	       place(at, text, &q->text_end, n, 1, 4) &&
+	       place(at, text, &q->text, capacity, 1, 1) &&
+	       place(at, top, &q->top_ids, n, s->top_k, 4) &&
+	       place(at, top, &q->top_logprobs, n, s->top_k, 4) &&
+	       place(at, (s->flags & M2_RESULTS_LOGITS) != 0, &q->logits, n, s->vocab, 4);
 }
 
 /* Lay out everything; table is NULL when only the size is wanted. */
@@ -120,19 +121,21 @@ static bool inside(size_t total, uint64_t offset, uint64_t items, uint64_t item_
 {
 	size_t bytes;
 	return offset == 0 ||
-		(offset >= sizeof(struct m2_results_header) && offset <= total &&
-			m2_mul_size(items, item_bytes, &bytes) && bytes <= total - offset);
+	       (offset >= sizeof(struct m2_results_header) && offset <= total &&
+		       offset % M2_RESULTS_ALIGN == 0 && m2_mul_size(items, item_bytes, &bytes) &&
+		       bytes <= total - offset);
 }
 
-static bool check_sequence(const struct m2_results_header *h, const struct m2_results_sequence *q,
-	size_t total)
+static bool check_sequence(
+	const struct m2_results_header *h, const struct m2_results_sequence *q, size_t total)
 {
 	const uint64_t n = h->max_tokens;
-	return inside(total, q->tokens, n, 4) && q->tokens != 0 && inside(total, q->logprobs, n, 4) &&
-		inside(total, q->text_end, n, 4) && inside(total, q->text, q->text_capacity, 1) &&
-		inside(total, q->top_ids, n * h->top_k, 4) &&
-		inside(total, q->top_logprobs, n * h->top_k, 4) &&
-		inside(total, q->logits, n * h->vocab, 4);
+	return inside(total, q->tokens, n, 4) && q->tokens != 0 &&
+	       inside(total, q->logprobs, n, 4) && inside(total, q->text_end, n, 4) &&
+	       inside(total, q->text, q->text_capacity, 1) &&
+	       inside(total, q->top_ids, n * h->top_k, 4) &&
+	       inside(total, q->top_logprobs, n * h->top_k, 4) &&
+	       inside(total, q->logits, n * h->vocab, 4);
 }
 
 enum m2_err m2_results_check(const void *segment, size_t bytes, struct m2_why *why)
@@ -141,19 +144,22 @@ enum m2_err m2_results_check(const void *segment, size_t bytes, struct m2_why *w
 	if (bytes < sizeof *h || memcmp(h->magic, M2_RESULTS_MAGIC, sizeof h->magic) != 0)
 		return m2_fail(M2_EFORMAT, why, "not a results segment");
 	if (h->version != M2_RESULTS_VERSION || h->header_bytes != sizeof *h)
-		return m2_fail(M2_EFORMAT, why, "results segment of version %u, this library reads %d",
-			h->version, M2_RESULTS_VERSION);
+		return m2_fail(M2_EFORMAT, why,
+			"results segment of version %u, this library reads %d", h->version,
+			M2_RESULTS_VERSION);
 	const uint64_t t = h->prompt_tokens;
-	bool good = h->total_bytes == bytes &&
+	bool good =
+		h->total_bytes == bytes &&
 		inside(bytes, h->sequences, h->n_sequences, sizeof(struct m2_results_sequence)) &&
 		inside(bytes, h->prompt_ids, t, 4) && inside(bytes, h->prompt_logprobs, t, 4) &&
 		inside(bytes, h->prompt_top_ids, t * h->top_k, 4) &&
 		inside(bytes, h->prompt_top_logprobs, t * h->top_k, 4) &&
 		inside(bytes, h->prompt_logits, t * h->vocab, 4);
-	const struct m2_results_sequence *table =
-		(const struct m2_results_sequence *)((const char *)segment + h->sequences);
-	for (uint32_t i = 0; good && i < h->n_sequences; i++)
+	for (uint32_t i = 0; good && i < h->n_sequences; i++) { /* h->sequences is inside, by now */
+		const struct m2_results_sequence *table =
+			(const struct m2_results_sequence *)((const char *)segment + h->sequences);
 		good = check_sequence(h, &table[i], bytes);
+	}
 	return good ? M2_OK : m2_fail(M2_EFORMAT, why, "results segment with an offset outside it");
 }
 
@@ -164,6 +170,10 @@ static long futex(const void *word, int op, uint32_t value, const struct timespe
 
 void m2_results_ring(struct m2_results_header *header)
 {
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	atomic_store_explicit(&header->published_ns,
+		(uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec, memory_order_relaxed);
 	atomic_fetch_add_explicit(&header->doorbell, 1, memory_order_release);
 	(void)futex(&header->doorbell, FUTEX_WAKE, INT_MAX, NULL);
 }
@@ -182,10 +192,10 @@ void m2_results_finish(
 
 bool m2_results_wait(const struct m2_results_header *header, uint32_t seen, int64_t timeout_ns)
 {
-	const struct timespec timeout = {
-		.tv_sec = (time_t)(timeout_ns / 1000000000), .tv_nsec = (long)(timeout_ns % 1000000000)};
+	const struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000),
+		.tv_nsec = (long)(timeout_ns % 1000000000)};
 	if (atomic_load_explicit(&header->doorbell, memory_order_acquire) != seen)
 		return true;
 	return futex(&header->doorbell, FUTEX_WAIT, seen, timeout_ns < 0 ? NULL : &timeout) == 0 ||
-		errno != ETIMEDOUT;
+	       errno != ETIMEDOUT;
 }

@@ -33,11 +33,7 @@
 #define M2_RESULTS_MAGIC "M2RESULT"
 enum { M2_RESULTS_VERSION = 1, M2_RESULTS_ALIGN = 64 };
 
-enum m2_results_state {
-	M2_RESULTS_QUEUED = 0,
-	M2_RESULTS_RUNNING = 1,
-	M2_RESULTS_FINISHED = 2
-};
+enum m2_results_state { M2_RESULTS_QUEUED = 0, M2_RESULTS_RUNNING = 1, M2_RESULTS_FINISHED = 2 };
 
 enum m2_finish {
 	M2_FINISH_RUNNING = 0,
@@ -73,33 +69,36 @@ struct m2_results_header {
 	uint32_t top_k; /* alternatives per token */
 	uint32_t flags;
 	_Atomic uint32_t prompt_published; /* prompt positions whose scores are there */
-	uint64_t sequences;            /* struct m2_results_sequence [n_sequences] */
-	uint64_t prompt_ids;           /* i32 [T] */
-	uint64_t prompt_logprobs;      /* f32 [T]; of each token given those before it; [0] is NaN */
-	uint64_t prompt_top_ids;       /* i32 [T][top_k], most probable first; row 0 is -1 */
-	uint64_t prompt_top_logprobs;  /* f32 [T][top_k] */
-	uint64_t prompt_logits;        /* f32 [T][V]; row t is the prediction after token t */
-	uint64_t received_ns;  /* CLOCK_MONOTONIC: the worker had the request */
-	uint64_t admitted_ns;  /* it got its slots */
-	uint64_t first_ns;     /* first token published */
+	uint64_t sequences;                /* struct m2_results_sequence [n_sequences] */
+	uint64_t prompt_ids;               /* i32 [T] */
+	uint64_t prompt_logprobs;     /* f32 [T]; of each token given those before it; [0] is NaN */
+	uint64_t prompt_top_ids;      /* i32 [T][top_k], most probable first; row 0 is -1 */
+	uint64_t prompt_top_logprobs; /* f32 [T][top_k] */
+	uint64_t prompt_logits;       /* f32 [T][V]; row t is the prediction after token t */
+	uint64_t received_ns;         /* CLOCK_MONOTONIC: the worker had the request */
+	uint64_t admitted_ns;         /* it got its slots */
+	uint64_t first_ns;            /* first token published */
 	uint64_t finished_ns;
-	uint64_t engine_ns;       /* time inside the backend, of the steps it took part in */
-	uint64_t first_engine_ns; /* the part of engine_ns before the first token */
-	unsigned char reserved[344];
+	uint64_t engine_ns;            /* time inside the backend, of the steps it took part in */
+	uint64_t first_engine_ns;      /* the part of engine_ns before the first token */
+	_Atomic uint64_t published_ns; /* CLOCK_MONOTONIC: the last ring of the doorbell */
+	unsigned char reserved[336];
 	char message[512]; /* sentence for error, NUL-terminated */
 };
 
 struct m2_results_sequence {
-	_Atomic uint32_t published; /* tokens that are there */
-	_Atomic uint32_t finish;    /* enum m2_finish, stored before the last `published` */
-	int32_t stop_token;         /* for STOP_TOKEN, else -1 */
-	int32_t stop_string;        /* index in the request's list for STOP_STRING, else -1 */
+	_Atomic uint32_t published;      /* tokens that are there */
+	_Atomic uint32_t finish;         /* enum m2_finish, stored before the last `published` */
+	int32_t stop_token;              /* for STOP_TOKEN, else -1 */
+	int32_t stop_string;             /* index in the request's list for STOP_STRING, else -1 */
 	_Atomic uint64_t text_published; /* bytes of text that are final */
 	uint64_t text_capacity;
-	uint64_t tokens;       /* i32 [max_tokens] */
-	uint64_t logprobs;     /* f32 [max_tokens]: of the chosen token, from the model's own logits before
+	uint64_t tokens; /* i32 [max_tokens] */
+	uint64_t
+		logprobs; /* f32 [max_tokens]: of the chosen token, from the model's own logits before
 				  temperature, penalties, bias and truncation */
-	uint64_t text_end;     /* u32 [max_tokens]: bytes of text after token i; what a possible stop string or
+	uint64_t
+		text_end; /* u32 [max_tokens]: bytes of text after token i; what a possible stop string or
 				  an incomplete character holds back counts for the token that frees it */
 	uint64_t text;         /* char [text_capacity], UTF-8 */
 	uint64_t top_ids;      /* i32 [max_tokens][top_k] */
@@ -140,12 +139,12 @@ static inline struct m2_results_sequence *m2_results_sequence(void *segment, uin
 	return (struct m2_results_sequence *)((char *)segment + header->sequences) + index;
 }
 
-/* Writer: ring after a publication.  wake = false leaves the futex alone (batching). */
+/* Writer: ring after a publication: notes the time, adds to the doorbell, wakes. */
 void m2_results_ring(struct m2_results_header *header);
 
 /* Writer: error, message and state FINISHED, then ring.  Only the first call has an effect. */
-void m2_results_finish(struct m2_results_header *header, enum m2_err error, const char *message,
-	uint64_t now_ns);
+void m2_results_finish(
+	struct m2_results_header *header, enum m2_err error, const char *message, uint64_t now_ns);
 
 /* Reader: sleep until doorbell differs from `seen` or the time is over (timeout_ns < 0: for ever).
  * Returns false on timeout.  May wake early. */

@@ -34,7 +34,7 @@ enum m2_op {
 
 enum m2_endpoint { M2_ENDPOINT_CLIENT = 0, M2_ENDPOINT_CONTROL = 1 };
 
-#define M2_SOCKET_CLIENT "client.sock"
+#define M2_SOCKET_CLIENT  "client.sock"
 #define M2_SOCKET_CONTROL "control.sock"
 
 const char *m2_op_name(enum m2_op op);        /* "" for an unknown number */

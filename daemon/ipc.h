@@ -23,11 +23,7 @@
 #include "daemon/request.h"
 #include "kernels/backend.h"
 
-enum {
-	M2_IPC_INLINE = 32768,
-	M2_IPC_BODY_MAX = 16777216,
-	M2_IPC_QUEUE_BYTES = 67108864
-};
+enum { M2_IPC_INLINE = 32768, M2_IPC_BODY_MAX = 16777216, M2_IPC_QUEUE_BYTES = 67108864 };
 
 enum m2_ipc_type {
 	M2_IPC_NONE = 0,
@@ -68,7 +64,8 @@ struct m2_ipc_hello {
 /* supervisor -> gate.  body = header_bytes of JSON, then the payload (absent if payload_bytes is 0). */
 struct m2_ipc_reply {
 	struct m2_route route;
-	uint32_t uid; /* of the client it is meant for: the gate drops it if the route is another uid's now */
+	uint32_t
+		uid; /* of the client it is meant for: the gate drops it if the route is another uid's now */
 	uint32_t header_bytes;
 	uint32_t payload_bytes;
 	uint32_t pad;
@@ -76,7 +73,8 @@ struct m2_ipc_reply {
 
 struct m2_ipc_load {
 	uint64_t budget; /* bytes this model may take; 0: no limit */
-	uint32_t model;  /* the supervisor's handle of this load, never reused within a worker's life */
+	uint32_t
+		model; /* the supervisor's handle of this load, never reused within a worker's life */
 	uint32_t pad;
 };
 
@@ -138,7 +136,8 @@ struct m2_ipc_accepted {
 	uint64_t request;
 	uint64_t bytes;
 	uint64_t prompt_tokens;
-	char segment[M2_LIMIT_SEGMENT_NAME_BYTES]; /* file name in the results directory; "" with messages */
+	char segment
+		[M2_LIMIT_SEGMENT_NAME_BYTES]; /* file name in the results directory; "" with messages */
 };
 
 /* body: int32 tokens[count] | float logprobs[count] if has_logprobs | text[text_bytes] */
@@ -166,9 +165,9 @@ struct m2_ipc_finished {
 	struct m2_why why;
 	uint64_t prompt_tokens;
 	uint64_t generated_tokens;
-	uint64_t queue_ns;  /* received -> admitted */
-	uint64_t first_ns;  /* received -> first token */
-	uint64_t total_ns;  /* received -> finished */
+	uint64_t queue_ns; /* received -> admitted */
+	uint64_t first_ns; /* received -> first token */
+	uint64_t total_ns; /* received -> finished */
 	uint64_t engine_ns;
 	uint64_t seed;
 	struct m2_ipc_sequence_end ends[M2_LIMIT_COMPLETIONS];
@@ -237,7 +236,7 @@ enum m2_err m2_ipc_send(struct m2_ipc_channel *channel, enum m2_ipc_type type, c
 enum m2_err m2_ipc_flush(struct m2_ipc_channel *channel, struct m2_why *why);
 
 /* *got = false: nothing there now.  M2_EIO with "peer closed": the other process ended. */
-enum m2_err m2_ipc_receive(struct m2_ipc_channel *channel, struct m2_ipc_packet *out, bool *got,
-	struct m2_why *why);
+enum m2_err m2_ipc_receive(
+	struct m2_ipc_channel *channel, struct m2_ipc_packet *out, bool *got, struct m2_why *why);
 
 #endif

@@ -42,7 +42,7 @@ enum m2_request_set { /* which sampling fields the request gave itself */
 };
 
 enum m2_request_flags {
-	M2_REQUEST_TOKENS = 1 << 0,   /* the payload is int32 ids, else UTF-8 text */
+	M2_REQUEST_TOKENS = 1 << 0, /* the payload is int32 ids, else UTF-8 text */
 	M2_REQUEST_SPECIAL = 1 << 1,
 	M2_REQUEST_IGNORE_EOS = 1 << 2,
 	M2_REQUEST_ECHO = 1 << 3,
@@ -85,10 +85,10 @@ struct m2_request {
 	uint32_t flags;
 	uint32_t set;
 	int32_t n;
-	int32_t logprobs; /* -1 none */
-	int64_t deadline_ms; /* 0: none; after reception */
-	int64_t wait_s;      /* -1: default */
-	uint64_t request;    /* cancel, release */
+	int32_t logprobs;     /* -1 none */
+	int64_t deadline_ms;  /* 0: none; after reception */
+	int64_t wait_s;       /* -1: default */
+	uint64_t request;     /* cancel, release */
 	uint64_t received_ns; /* CLOCK_MONOTONIC, set by the gate */
 	struct m2_sampling sampling;
 	/* body */

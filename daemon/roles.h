@@ -20,8 +20,8 @@ struct m2_gate_options {
 
 struct m2_worker_options {
 	int fd;
-	const char *results_dir;  /* where segments are made; exists, owned by the daemon */
-	const char *backend;      /* "cpu", "ref", "cuda" */
+	const char *results_dir; /* where segments are made; exists, owned by the daemon */
+	const char *backend;     /* "cpu", "ref", "cuda" */
 	int32_t ordinal;
 	int32_t threads;
 	const char *isa;

@@ -87,7 +87,7 @@ enum m2_err m2_model_desc_check(const struct m2_model_desc *m, struct m2_why *wh
 
 /* Which weight.  Per layer unless marked; shapes row-major, slowest first. */
 enum m2_weight {
-	M2_W_EMBEDDING, /* model: [V, d] */
+	M2_W_EMBEDDING,  /* model: [V, d] */
 	M2_W_FINAL_NORM, /* model: [d] */
 	M2_W_HEAD,       /* model: [V, d]; absent when tied_head */
 	M2_W_NORM,       /* [d] */
@@ -119,11 +119,11 @@ struct m2_weight_source {
 size_t m2_weight_elements(const struct m2_model_desc *m, enum m2_weight which);
 
 struct m2_load_options {
-	enum m2_dtype weights;   /* of the large matrices; NONE: as stored */
-	enum m2_dtype state;     /* of the SSM state; F32 is all that ref and cpu take so far */
-	int32_t slots;           /* sequences with a state, 1.. */
-	int32_t max_tokens;      /* most tokens, over all items, in one step, >= 1 */
-	int32_t max_items;       /* most items in one step, >= 1 */
+	enum m2_dtype weights; /* of the large matrices; NONE: as stored */
+	enum m2_dtype state;   /* of the SSM state; F32 is all that ref and cpu take so far */
+	int32_t slots;         /* sequences with a state, 1.. */
+	int32_t max_tokens;    /* most tokens, over all items, in one step, >= 1 */
+	int32_t max_items;     /* most items in one step, >= 1 */
 	void (*progress)(void *ctx, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
 	void *progress_ctx;
 };
@@ -144,11 +144,11 @@ struct m2_footprint {
  * The slot must be at `position` (m2_backend_ops.reset puts it at 0). */
 struct m2_work {
 	int32_t slot;
-	int32_t n_tokens;       /* >= 1 */
-	int64_t position;       /* absolute position of tokens[0] */
-	const int32_t *tokens;  /* [n_tokens], each in 0..V-1: checked by the caller */
-	int32_t logits_first;   /* logits wanted for tokens[logits_first..n_tokens); n_tokens: none */
-	float *logits;          /* [n_tokens - logits_first, V] f32, row stride V, caller's host memory */
+	int32_t n_tokens;      /* >= 1 */
+	int64_t position;      /* absolute position of tokens[0] */
+	const int32_t *tokens; /* [n_tokens], each in 0..V-1: checked by the caller */
+	int32_t logits_first; /* logits wanted for tokens[logits_first..n_tokens); n_tokens: none */
+	float *logits; /* [n_tokens - logits_first, V] f32, row stride V, caller's host memory */
 };
 
 struct m2_device; /* an opened device of a backend */
@@ -157,7 +157,8 @@ struct m2_model;  /* weights + slots resident on a device */
 struct m2_device_options {
 	int32_t ordinal; /* which device of that kind: cuda:N; 0 for cpu and ref */
 	int32_t threads; /* host threads of the cpu backend, 1..256; 0: one per online processor */
-	const char *isa; /* cpu: "auto", "portable", "avx2", "avx512"; forcing one that the processor
+	const char
+		*isa; /* cpu: "auto", "portable", "avx2", "avx512"; forcing one that the processor
 			    lacks is M2_EUNSUPPORTED.  NULL: auto */
 };
 

@@ -1,0 +1,64 @@
+# make demo, make check and their parts.  `make check` is everything; each part can be run alone.
+LOG := build/check.log
+RUN = $(PYTHON) tests/run.py --log $(LOG)
+lint_tests := $(wildcard tests/lint/*.sh)
+system_tests := $(sort $(wildcard tests/system/test_*.py))
+# What is worth a second and third run under the sanitizers: whatever has threads, parsers or pointers
+# of its own, which is everything but the lint; the thread sanitizer only where there are threads.
+san_address := build/address,undefined
+san_thread := build/thread
+thread_tests := $(filter %client %client_% %kernels_% %daemon_% %worker% %scheduler% %pool,$(unit_tests))
+FUZZ_SECONDS ?= 10
+
+demo: all
+	@sh mk/demo.sh $(B)
+
+check: check-test-packages
+	@rm -f $(LOG)
+	@status=0; for part in lint unit install system address thread fuzz; do \
+		echo "== $$part"; \
+		$(MAKE) --no-print-directory -j2 check-build-$$part && \
+		$(MAKE) --no-print-directory check-$$part || status=1; done; \
+	echo "== all"; $(PYTHON) tests/run.py --summary $(LOG) && exit $$status
+
+check-build-lint check-build-fuzz check-build-install:
+	@true
+check-build-unit: tests
+check-build-system: tests
+check-build-address:
+	@$(MAKE) --no-print-directory SAN=address,undefined tests
+check-build-thread:
+	@$(MAKE) --no-print-directory SAN=thread tests
+
+check-lint:
+	@$(RUN) --title lint $(lint_tests)
+check-unit:
+	@$(RUN) --title unit $(test_programs)
+check-install:
+	@$(RUN) --title install tests/install/test_install.sh
+check-system:
+	@$(RUN) --title system --env M2_BUILD=$(B) $(system_tests)
+check-address:
+	@$(RUN) --title address --jobs 2 --env ASAN_OPTIONS=detect_stack_use_after_return=1 \
+		--env UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+		$(patsubst $(B)/%,$(san_address)/%,$(test_programs))
+	@$(RUN) --title address --env M2_BUILD=$(san_address) --env M2_SANITIZER=address \
+		$(filter-out %_bench.py,$(system_tests))
+check-thread:
+	@$(RUN) --title thread --env TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
+		$(patsubst $(B)/%,$(san_thread)/%,$(thread_tests))
+	@$(RUN) --title thread --env M2_BUILD=$(san_thread) --env M2_SANITIZER=thread \
+		$(filter-out %_bench.py,$(system_tests))
+check-fuzz:
+	@$(RUN) --title fuzz --env FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh
+
+# Ten minutes for every target, as before a release: make fuzz FUZZ_SECONDS=600
+fuzz: check-packages
+	FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz/run.sh
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+.PHONY: demo check fuzz format check-lint check-unit check-install check-system check-address \
+        check-thread check-fuzz check-build-lint check-build-unit check-build-install \
+        check-build-system check-build-address check-build-thread check-build-fuzz

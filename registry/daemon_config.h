@@ -32,12 +32,12 @@ struct m2_daemon_config {
 	int32_t cpu_threads;         /* 0: one per online processor */
 	char cpu_isa[16];            /* auto, portable, avx2, avx512 */
 	int64_t memory_budget_bytes; /* resident bytes of all variants on the cpu; 0: no limit of ours */
-	int64_t results_budget_bytes;      /* results memory of all requests together */
-	int64_t results_per_user_bytes;    /* and of one uid */
-	int32_t requests_per_user;         /* running and queued requests of one uid */
-	int32_t results_keep_s;            /* how long a finished, unreleased result stays */
-	int32_t drain_timeout_s;           /* SIGTERM: how long running requests may finish */
-	bool load_on_demand;               /* a request for a registered variant loads it */
+	int64_t results_budget_bytes;   /* results memory of all requests together */
+	int64_t results_per_user_bytes; /* and of one uid */
+	int32_t requests_per_user;      /* running and queued requests of one uid */
+	int32_t results_keep_s;         /* how long a finished, unreleased result stays */
+	int32_t drain_timeout_s;        /* SIGTERM: how long running requests may finish */
+	bool load_on_demand;            /* a request for a registered variant loads it */
 	char log_level[8];
 };
 

@@ -27,10 +27,10 @@ enum m2_origin { M2_ORIGIN_DIRECTORY = 0, M2_ORIGIN_MANUAL = 1 };
 
 struct m2_store_entry {
 	char name[M2_LIMIT_NAME_BYTES + 1];
-	char checksum[65];     /* SHA-256 of the YAML text */
+	char checksum[65];                    /* SHA-256 of the YAML text */
 	char source[M2_LIMIT_PATH_BYTES + 1]; /* file it was read from, or "" */
 	enum m2_origin origin;
-	int64_t registered_at; /* seconds since 1970 */
+	int64_t registered_at;  /* seconds since 1970 */
 	uint32_t registered_by; /* uid */
 	int64_t last_load_at;   /* 0: never */
 	int64_t last_load_ms;   /* how long the last successful load took */
@@ -58,8 +58,9 @@ enum m2_err m2_store_get(struct m2_store *store, const char *name, struct m2_var
 	struct m2_store_entry *entry, struct m2_why *why);
 
 /* All entries in order of name; return false from fn to stop.  fn may not call the store. */
-enum m2_err m2_store_each(struct m2_store *store, bool (*fn)(void *ctx, const struct m2_variant *v,
-	const struct m2_store_entry *entry), void *ctx, struct m2_why *why);
+enum m2_err m2_store_each(struct m2_store *store,
+	bool (*fn)(void *ctx, const struct m2_variant *v, const struct m2_store_entry *entry),
+	void *ctx, struct m2_why *why);
 
 /* Scan one directory of *.yaml (not hidden, regular files): put what is new or changed with origin
  * DIRECTORY, remove what came from a file of this directory that is gone.  One bad file is reported through

@@ -47,13 +47,14 @@ struct m2_variant {
 	char description[M2_LIMIT_DESCRIPTION_BYTES + 1];
 	/* Absolute after parsing: a relative path in the file is taken from the file's own directory. */
 	char checkpoint[M2_LIMIT_PATH_BYTES + 1];
-	char tokenizer[M2_LIMIT_PATH_BYTES + 1]; /* file or directory; "": in the checkpoint directory;
+	char tokenizer[M2_LIMIT_PATH_BYTES +
+		       1]; /* file or directory; "": in the checkpoint directory;
 						    "none": tokens only */
 	enum m2_device_kind device;
-	int32_t device_ordinal; /* cuda:N */
-	enum m2_dtype weights; /* NONE: as stored */
-	enum m2_dtype state;   /* F32 (default); others when a backend takes them */
-	int32_t slots;         /* sequences that run at once */
+	int32_t device_ordinal;   /* cuda:N */
+	enum m2_dtype weights;    /* NONE: as stored */
+	enum m2_dtype state;      /* F32 (default); others when a backend takes them */
+	int32_t slots;            /* sequences that run at once */
 	int32_t max_batch_tokens; /* tokens per step, prompt chunks and decodes together */
 	int32_t queue;            /* requests that may wait */
 	bool preload;
@@ -76,8 +77,8 @@ enum m2_err m2_variant_parse(const char *text, size_t length, const char *source
 
 /* Read and parse one file (<= M2_LIMIT_VARIANT_YAML_BYTES, regular); base_dir is its directory.
  * text/length, if not NULL, get the file's bytes (caller frees).  Blocks on the disk. */
-enum m2_err m2_variant_read(const char *path, struct m2_variant *out, char **text, size_t *length,
-	struct m2_why *why);
+enum m2_err m2_variant_read(
+	const char *path, struct m2_variant *out, char **text, size_t *length, struct m2_why *why);
 
 /* Does it match M2_NAME_PATTERN? */
 bool m2_variant_name_valid(const char *name);
