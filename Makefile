@@ -65,7 +65,7 @@ $(B)/tests/%: $(B)/tests/%.o $(B)/libm2.a $(B)/libmamba2.a
 	$(Q)$(CC) $(ldflags) $(LDFLAGS) -o $@ $< -Wl,--start-group $(B)/libm2.a $(B)/libmamba2.a \
 		-Wl,--end-group $(ldlibs) -lcmocka
 
-tests: all $(test_programs) $(bench_programs)
+tests: all $(test_programs) $(system_helpers) $(bench_programs)
 
 include mk/check.mk
 include mk/install.mk

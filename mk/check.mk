@@ -62,3 +62,9 @@ format:
 .PHONY: demo check fuzz format check-lint check-unit check-install check-system check-address \
         check-thread check-fuzz check-build-lint check-build-unit check-build-install \
         check-build-system check-build-address check-build-thread check-build-fuzz
+
+# Figures, not judgements: tests/bench/results/ keeps those of record, with the machine and the date.
+bench: tests
+	@$(B)/tests/bench/bench_kernels
+	@$(PYTHON) tests/bench/latency.py
+.PHONY: bench

@@ -274,8 +274,8 @@ static enum m2_err read_eos(
 static enum m2_err fill_config(const struct said *s, int32_t norm_groups,
 	struct m2_model_config *out, struct m2_why *why)
 {
-	int64_t heads;
-	int64_t d_mlp;
+	int64_t heads = 0;
+	int64_t d_mlp = 0;
 	enum m2_err err = derive_widths(out->dialect, s, &heads, &d_mlp, why);
 	if (err != M2_OK)
 		return err;
