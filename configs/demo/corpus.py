@@ -19,9 +19,9 @@ RDB = "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
 
 def bible():
     """[chapter]; one verse a line, verse numbers removed."""
-    out = subprocess.run(["bible", "-f", "gen1:1-rev22:21"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
+    out = subprocess.check_output(["bible", "-f", "gen1:1-rev22:21"], stdin=subprocess.DEVNULL)
     chapters = {}
-    for line in out.stdout.decode("ascii").splitlines():
+    for line in out.decode("ascii").splitlines():
         m = re.match(r"(\d?[A-Za-z]+\d+):\d+ (\S.*)", line)
         if m:
             chapters.setdefault(m[1], []).append(m[2].strip())
@@ -51,9 +51,10 @@ def austen(root):
         rdb = z.unused_data
         book = re.split(r"\n(?:CHAPTER|Chapter) [IVXL\d]+\.?\n", "\n".join(lines))[1:]
         for text in book:
-            text = re.sub(r"\n+(VOLUME|Volume) [IVX]+\n.*|\n+(FINIS|THE END|Finis|A NOTE ON THE TEXT)\n?.*", "\n", text, flags=re.S)
+            text = re.split(r"\n(?:VOLUME [IVX]+|Volume [IVX]+|FINIS|THE END|Finis|A NOTE ON THE TEXT)(?:\n|$)", text)[0]
             paragraphs = [" ".join(p.split()) for p in re.split(r"\n\s*\n", text)]
-            paragraphs = [p.replace("_", "").replace("--", " -- ").replace("  ", " ") for p in paragraphs if p and p[0] != "["]
+            paragraphs = [p for p in paragraphs if p and p[0] != "["]              # "[At this point ... Volume I ends.]"
+            paragraphs = [p.replace("_", "").replace("--", " -- ").replace("  ", " ") for p in paragraphs]
             chapters.append("\n\n".join(paragraphs) + "\n")
     return chapters
 
