@@ -76,10 +76,11 @@ typedef struct mamba2_options {
 				      $XDG_RUNTIME_DIR/mamba2d */
 	int control;         /* non-zero: the control endpoint (administrators) */
 	int64_t timeout_ms; /* for answers to calls that wait; 0: 30000; -1: for ever */
+	int64_t connect_timeout_ms; /* for mamba2_connect; 0: as timeout_ms; -1: for ever */
 } mamba2_options;
 #define MAMBA2_OPTIONS_INIT                                                                        \
 	{                                                                                          \
-		sizeof(mamba2_options), NULL, 0, 0                                                 \
+		sizeof(mamba2_options), NULL, 0, 0, 0                                              \
 	}
 
 /* NULL options: defaults.  Waits for the daemon to answer, at most the timeout: EUNREACHABLE. */

@@ -3,8 +3,9 @@
  * Duplicate keys: json-c's parser replaces the earlier value without a word, so a document could say
  * one thing to a reader and another to us.  Before json-c sees the text, one pass over it (scan_*)
  * checks nesting and keeps, for every open object, the hashes and places of its keys, compared as
- * written.  A key that spells a plain ASCII character as \u00XX could hide a duplicate from that
- * comparison and is refused; no writer produces one.
+ * they are meant: "\u00e9" and "é" are one key.  A key that spells a plain ASCII character as \u00XX
+ * is refused, no writer produces one; so is a NUL in a key, where json-c would end the key, and the
+ * apostrophe that json-c takes for a quote.
  * The pass does not judge grammar; json-c does, right after.
  */
 #include "common/json.h"
@@ -21,6 +22,7 @@ struct seen_key {
 	uint64_t hash;
 	uint32_t at;     /* offset of its first byte, after the quote */
 	uint32_t length; /* raw bytes */
+	bool escaped;    /* the raw bytes are not the key itself */
 };
 
 struct open_level {
@@ -55,10 +57,100 @@ static uint64_t hash_bytes(const char *p, size_t n)
 	return h;
 }
 
+/* The bytes that a written key means, one by one. */
+struct key_reader {
+	const char *at;
+	const char *end;
+	unsigned char pending[4]; /* of the character that an escape stands for */
+	int n_pending;
+	int next_pending;
+};
+
+/* The four hexadecimal digits behind a \u; -1 if they are not. */
+static int hex4(const char *p, const char *end)
+{
+	static const char digits[] = "0123456789abcdef";
+	int value = 0;
+	if (end - p < 4)
+		return -1;
+	for (int i = 0; i < 4; i++) {
+		const char c = p[i] >= 'A' && p[i] <= 'F' ? (char)(p[i] + ('a' - 'A')) : p[i];
+		const char *found = c == '\0' ? NULL : strchr(digits, c);
+		if (found == NULL)
+			return -1;
+		value = value * 16 + (int)(found - digits);
+	}
+	return value;
+}
+
+/* r->at is behind a \u: the character that it, and for a surrogate its partner, stand for. */
+static uint32_t read_unicode_escape(struct key_reader *r)
+{
+	const int high = hex4(r->at, r->end);
+	if (high < 0)
+		return 0xfffd; /* json-c refuses the document */
+	r->at += 4;
+	if (high < 0xd800 || high > 0xdfff)
+		return (uint32_t)high;
+	const bool paired =
+		high <= 0xdbff && r->end - r->at >= 6 && r->at[0] == '\\' && r->at[1] == 'u';
+	const int low = paired ? hex4(r->at + 2, r->end) : -1;
+	if (low < 0xdc00 || low > 0xdfff)
+		return 0xfffd; /* as json-c reads half a pair */
+	r->at += 6;
+	return 0x10000 + ((uint32_t)(high - 0xd800) << 10) + (uint32_t)(low - 0xdc00);
+}
+
+/* The next byte, -1 at the end. */
+static int next_key_byte(struct key_reader *r)
+{
+	static const char from[] = "bfnrt";
+	static const char to[] = "\b\f\n\r\t";
+	if (r->next_pending < r->n_pending)
+		return r->pending[r->next_pending++];
+	if (r->at == r->end)
+		return -1;
+	if (*r->at != '\\' || r->at + 1 == r->end)
+		return (unsigned char)*r->at++;
+	const char c = r->at[1];
+	r->at += 2;
+	if (c == 'u') {
+		r->n_pending = m2_utf8_encode(read_unicode_escape(r), r->pending);
+		r->next_pending = 1;
+		return r->pending[0];
+	}
+	const char *found = c == '\0' ? NULL : strchr(from, c);
+	return (unsigned char)(found != NULL ? to[found - from] : c);
+}
+
+/* hash_bytes of what an escaped key means. */
+static uint64_t hash_meaning(const char *p, size_t n, bool *holds_nul)
+{
+	struct key_reader r = {.at = p, .end = p + n};
+	uint64_t h = 14695981039346656037u;
+	for (int c = next_key_byte(&r); c >= 0; c = next_key_byte(&r)) {
+		h = (h ^ (uint64_t)c) * 1099511628211u;
+		*holds_nul |= c == 0;
+	}
+	return h;
+}
+
 static bool same_key(const struct scan *s, const struct seen_key *a, const struct seen_key *b)
 {
-	return a->hash == b->hash && a->length == b->length &&
-	       memcmp(s->text + a->at, s->text + b->at, a->length) == 0;
+	if (a->hash != b->hash)
+		return false;
+	if (!a->escaped && !b->escaped)
+		return a->length == b->length &&
+		       memcmp(s->text + a->at, s->text + b->at, a->length) == 0;
+	struct key_reader x = {.at = s->text + a->at, .end = s->text + a->at + a->length};
+	struct key_reader y = {.at = s->text + b->at, .end = s->text + b->at + b->length};
+	int c;
+	do {
+		c = next_key_byte(&x);
+		if (c != next_key_byte(&y))
+			return false;
+	} while (c >= 0);
+	return true;
 }
 
 /* Rebuild the level's index at twice its size; false without memory. */
@@ -107,6 +199,29 @@ static enum m2_err remember_key(struct scan *s, struct seen_key key)
 	return M2_OK;
 }
 
+/* Escaped keys are legal JSON (vocabularies hold "\"" and "\\"), so they are compared by what they
+ * mean; a \u of a plain ASCII character exists only to hide one. */
+static enum m2_err scan_key(struct scan *s, size_t start, size_t length, bool escaped)
+{
+	struct seen_key key = {
+		.at = (uint32_t)start, .length = (uint32_t)length, .escaped = escaped};
+	bool holds_nul = false;
+	for (size_t i = start; escaped && i + 5 < start + length; i++) {
+		if (s->text[i] != '\\')
+			continue;
+		if (s->text[i + 1] == 'u' && s->text[i + 2] == '0' && s->text[i + 3] == '0' &&
+			s->text[i + 4] >= '2' && s->text[i + 4] < '7')
+			return m2_fail(M2_EFORMAT, s->why,
+				"%s: a key escapes a plain character at byte %zu", s->what, i);
+		i++;
+	}
+	key.hash = escaped ? hash_meaning(s->text + start, length, &holds_nul)
+			   : hash_bytes(s->text + start, length);
+	if (holds_nul)
+		return m2_fail(M2_EFORMAT, s->why, "%s: NUL in a key at byte %zu", s->what, start);
+	return remember_key(s, key);
+}
+
 /* A string: s->at is behind the opening quote and ends behind the closing one. */
 static enum m2_err scan_string(struct scan *s, bool is_key)
 {
@@ -129,23 +244,7 @@ static enum m2_err scan_string(struct scan *s, bool is_key)
 	const size_t length = s->at++ - start;
 	if (!is_key)
 		return M2_OK;
-	/* An escaped key is legal JSON (vocabularies hold them: "\"", "\\").  Writers escape what they
-	 * must in one way, so equal keys are equal bytes; a \u of an ASCII letter exists only to hide. */
-	if (escaped)
-		for (size_t i = start; i + 5 < start + length; i++) {
-			if (s->text[i] != '\\')
-				continue;
-			if (s->text[i + 1] == 'u' && s->text[i + 2] == '0' &&
-				s->text[i + 3] == '0' && s->text[i + 4] >= '2' &&
-				s->text[i + 4] < '7')
-				return m2_fail(M2_EFORMAT, s->why,
-					"%s: a key escapes a plain character at byte %zu", s->what,
-					i);
-			i++;
-		}
-	return remember_key(s, (struct seen_key){.hash = hash_bytes(s->text + start, length),
-				       .at = (uint32_t)start,
-				       .length = (uint32_t)length});
+	return scan_key(s, start, length, escaped);
 }
 
 static enum m2_err open_level(struct scan *s, bool object)
@@ -198,7 +297,8 @@ static enum m2_err scan_document(struct scan *s)
 				level->expect_key = level->object;
 			break;
 		case '\0':
-		case '/': /* json-c reads comments; JSON has none */
+		case '\'': /* json-c takes it for a quote, and would see keys that we do not */
+		case '/':  /* json-c reads comments; JSON has none */
 			err = m2_fail(M2_EFORMAT, s->why, "%s: unexpected byte at %zu", s->what,
 				s->at - 1);
 			break;

@@ -7,6 +7,7 @@
 #ifndef M2_DAEMON_ROLES_H
 #define M2_DAEMON_ROLES_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "common/log.h"
@@ -16,6 +17,8 @@ struct m2_gate_options {
 	const char *runtime_dir; /* holds client.sock and control.sock */
 	uint32_t generation;
 	uint32_t control_gid; /* group of control.sock, (uint32_t)-1: the daemon's own, mode 0600 */
+	bool control_open;    /* mode 0666: administrators that one group cannot name; the supervisor
+				 checks every request anyway */
 };
 
 struct m2_worker_options {

@@ -33,7 +33,7 @@ check-build-thread:
 check-lint:
 	@$(RUN) --title lint $(lint_tests)
 check-unit:
-	@$(RUN) --title unit $(test_programs)
+	@$(RUN) --title unit --env M2_BUILD=$(B) $(test_programs) tests/conformance/test_mutants.py
 check-install:
 	@$(RUN) --title install tests/install/test_install.sh
 check-system:

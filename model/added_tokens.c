@@ -48,7 +48,8 @@ void m2_added_set_finish(struct m2_added_set *set)
 
 /* First of tokens[lo..hi) whose byte number depth is at least `byte`; the tokens share the bytes
  * before it, and one that ends there sorts first. */
-static size_t lower_bound(const struct m2_added_set *set, size_t lo, size_t hi, size_t depth, int byte)
+static size_t lower_bound(
+	const struct m2_added_set *set, size_t lo, size_t hi, size_t depth, int byte)
 {
 	while (lo < hi) {
 		const size_t middle = lo + (hi - lo) / 2;
@@ -105,8 +106,8 @@ static size_t strip_right(const char *text, size_t length, size_t end)
 {
 	while (end < length) {
 		uint32_t code = 0;
-		const int n = m2_utf8_decode(
-			(const unsigned char *)text + end, length - end, &code);
+		const int n =
+			m2_utf8_decode((const unsigned char *)text + end, length - end, &code);
 		if (m2_char_class_of(code) != M2_CHAR_SPACE)
 			break;
 		end += (size_t)n;

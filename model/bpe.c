@@ -9,7 +9,6 @@
 #include <assert.h>
 #include <stdlib.h>
 
-
 enum { MAX_WORD = 1 << 30 };
 
 static uint64_t pair_key(int32_t left, int32_t right)
@@ -72,15 +71,13 @@ static enum m2_err reserve(struct m2_bpe_scratch *s, size_t n, struct m2_why *wh
 		return M2_OK;
 	if (n > MAX_WORD)
 		return m2_fail(M2_ELIMIT, why, "a word of %zu bytes, more than %d", n, MAX_WORD);
-	size_t cap = 64;
-	while (cap < n)
-		cap *= 2;
+	const size_t cap = n < 64 ? 64 : n + n / 4;
 	m2_bpe_scratch_finish(s);
 	s->ids = malloc(cap * sizeof *s->ids);
 	s->next = malloc(cap * sizeof *s->next);
 	s->prev = malloc(cap * sizeof *s->prev);
-	/* one entry per neighbouring pair at first, and at most two more for each merge */
-	s->heap = malloc(3 * cap * sizeof *s->heap);
+	/* one entry per neighbouring pair at first; each merge takes one and puts at most two */
+	s->heap = malloc(2 * cap * sizeof *s->heap);
 	if (s->ids == NULL || s->next == NULL || s->prev == NULL || s->heap == NULL) {
 		m2_bpe_scratch_finish(s);
 		return m2_fail(M2_ENOMEM, why, "out of memory for a word of %zu bytes", n);
@@ -120,8 +117,7 @@ static uint64_t heap_pop(uint64_t *heap, size_t *n)
 }
 
 /* Put the pair that begins at `at` on the heap, if it can merge. */
-static void offer(
-	const struct m2_bpe *bpe, struct m2_bpe_scratch *s, size_t *n_heap, int32_t at)
+static void offer(const struct m2_bpe *bpe, struct m2_bpe_scratch *s, size_t *n_heap, int32_t at)
 {
 	if (at < 0 || s->next[at] < 0)
 		return;
@@ -143,7 +139,8 @@ enum m2_err m2_bpe_merge(const struct m2_bpe *bpe, const unsigned char *word, si
 		s->next[i] = i + 1 < n ? (int32_t)i + 1 : -1;
 		if (s->ids[i] < 0)
 			return m2_fail(M2_EINVAL, why,
-				"the tokenizer has no token for the byte 0x%02x of the text", word[i]);
+				"the tokenizer has no token for the byte 0x%02x of the text",
+				word[i]);
 	}
 	for (size_t i = 0; i < n; i++)
 		offer(bpe, s, &n_heap, (int32_t)i);

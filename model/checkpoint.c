@@ -87,8 +87,8 @@ static const char *shape_words(char *out, size_t size, const int64_t *shape, int
 	size_t at = 0;
 	out[0] = '\0';
 	for (int i = 0; i < n && at < size; i++) {
-		const int w = snprintf(out + at, size - at, "%s%lld", i == 0 ? "[" : ", ",
-			(long long)shape[i]);
+		const int w = snprintf(
+			out + at, size - at, "%s%lld", i == 0 ? "[" : ", ", (long long)shape[i]);
 		at += w > 0 ? (size_t)w : 0;
 	}
 	if (at < size)
@@ -125,15 +125,16 @@ static enum m2_err check_tensor(const struct m2_checkpoint *c, const struct m2_t
 	int64_t wanted[2];
 	const int32_t layers = c->config.desc.n_layers;
 	if (layer >= layers)
-		return m2_fail(M2_EFORMAT, why, "%.200s: a tensor of layer %d, the config says %d layers",
-			t->name, layer, layers);
+		return m2_fail(M2_EFORMAT, why,
+			"%.200s: a tensor of layer %d, the config says %d layers", t->name, layer,
+			layers);
 	const int n = m2_tensor_wanted_shape(&c->config.desc, which, wanted);
 	if (n == 0) /* a head beside a tied one is the caller's business */
-		return m2_fail(M2_EFORMAT, why, "%.200s is there, but the config says that there is none",
-			t->name);
+		return m2_fail(M2_EFORMAT, why,
+			"%.200s is there, but the config says that there is none", t->name);
 	if (!shape_fits(t, which, wanted, n))
-		return m2_fail(M2_EFORMAT, why, "%.200s has shape %s, the config asks for %s", t->name,
-			shape_words(got_words, sizeof got_words, t->shape, t->n_dims),
+		return m2_fail(M2_EFORMAT, why, "%.200s has shape %s, the config asks for %s",
+			t->name, shape_words(got_words, sizeof got_words, t->shape, t->n_dims),
 			shape_words(wanted_words, sizeof wanted_words, wanted, n));
 	if (t->dtype == M2_DTYPE_NONE)
 		return m2_fail(M2_EUNSUPPORTED, why,
@@ -167,7 +168,8 @@ static enum m2_err check_equal(const struct place *a, const struct place *b, str
 	free(buffer);
 	if (err == M2_OK && !same)
 		return m2_fail(M2_EFORMAT, why,
-			"the config says that the head is tied to the embedding, but %.150s differs "
+			"the config says that the head is tied to the embedding, but %.150s "
+			"differs "
 			"from %.150s",
 			b->tensor->name, a->tensor->name);
 	return err;
@@ -253,9 +255,8 @@ static enum m2_err place_all(struct m2_checkpoint *c, struct m2_why *why)
 			return err;
 	}
 	if (n_unknown > 0)
-		return m2_fail(M2_EUNSUPPORTED, why,
-			"%zu tensors are not of a Mamba-2 model: %s%s", n_unknown, unknown,
-			n_unknown > MAX_NAMES_SAID ? ", ..." : "");
+		return m2_fail(M2_EUNSUPPORTED, why, "%zu tensors are not of a Mamba-2 model: %s%s",
+			n_unknown, unknown, n_unknown > MAX_NAMES_SAID ? ", ..." : "");
 	enum m2_err err = check_complete(c, why);
 	if (err == M2_OK)
 		err = drop_tied_head(c, why);
@@ -282,7 +283,7 @@ static void count_facts(struct m2_checkpoint *c)
 enum m2_err m2_checkpoint_open(
 	const char *directory, int32_t norm_groups, struct m2_checkpoint **out, struct m2_why *why)
 {
-	const int dirfd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	const int dirfd = open(directory, O_PATH | O_DIRECTORY | O_CLOEXEC); /* x is enough */
 	if (dirfd < 0)
 		return m2_path_explain(directory, errno, why);
 	struct m2_checkpoint *c = calloc(1, sizeof *c);
@@ -343,8 +344,8 @@ static enum m2_dtype source_dtype(void *ctx, int layer, enum m2_weight which)
 	return place->tensor->dtype == M2_DTYPE_F64 ? M2_DTYPE_F32 : place->tensor->dtype;
 }
 
-static enum m2_err source_read(void *ctx, int layer, enum m2_weight which, void *dst, size_t bytes,
-	struct m2_why *why)
+static enum m2_err source_read(
+	void *ctx, int layer, enum m2_weight which, void *dst, size_t bytes, struct m2_why *why)
 {
 	const struct place *place = place_of(ctx, layer, which);
 	assert(place->tensor != NULL);

@@ -27,7 +27,9 @@ struct m2_weight_source m2_checkpoint_source(struct m2_checkpoint *checkpoint);
 
 /* Facts for show and for the log. */
 uint64_t m2_checkpoint_parameters(const struct m2_checkpoint *checkpoint);
-uint64_t m2_checkpoint_bytes(const struct m2_checkpoint *checkpoint); /* of the tensors, as stored */
-const char *m2_checkpoint_container(const struct m2_checkpoint *checkpoint); /* "safetensors, 9 shards" */
+uint64_t m2_checkpoint_bytes(
+	const struct m2_checkpoint *checkpoint); /* of the tensors, as stored */
+const char *m2_checkpoint_container(
+	const struct m2_checkpoint *checkpoint); /* "safetensors, 9 shards" */
 
 #endif

@@ -117,7 +117,7 @@ static const struct key_row mamba_ssm_keys[] = {
 static const struct dialect_row {
 	const struct key_row *keys;
 	size_t n_keys;
-	const char *dt_limit;     /* [lowest, highest] of the step */
+	const char *dt_limit; /* [lowest, highest] of the step */
 	bool dt_limit_in_ssm_cfg;
 } dialects[] = {
 	[M2_DIALECT_FLA] = {ROWS(fla_keys), "dt_limit", false},
@@ -134,8 +134,8 @@ static enum m2_err read_key(struct json_object *object, const struct key_row *ro
 	switch (row->kind) {
 	case KIND_INT: {
 		int64_t n = (int64_t)row->otherwise;
-		err = m2_json_get_int(object, row->key, (int64_t)row->min, (int64_t)row->max, &n,
-			&found, why);
+		err = m2_json_get_int(
+			object, row->key, (int64_t)row->min, (int64_t)row->max, &n, &found, why);
 		memcpy(at, &n, sizeof n);
 		break;
 	}
@@ -221,8 +221,8 @@ static enum m2_err derive_widths(enum m2_dialect dialect, const struct said *s, 
 			"num_heads is %lld, but expand * hidden_size / head_dim is %lld",
 			(long long)s->heads, (long long)*heads);
 	if (*heads > 4096)
-		return m2_fail_field(M2_EINVAL, why, "head_dim",
-			"%lld heads, more than 4096", (long long)*heads);
+		return m2_fail_field(M2_EINVAL, why, "head_dim", "%lld heads, more than 4096",
+			(long long)*heads);
 	if (s->groups > *heads || *heads % s->groups != 0)
 		return m2_fail_field(M2_EINVAL, why, "n_groups",
 			"%lld groups do not divide %lld heads", (long long)s->groups,
@@ -234,8 +234,8 @@ static enum m2_err check_token(
 	const char *key, int64_t id, int32_t vocab, int32_t *out, struct m2_why *why)
 {
 	if (id >= vocab)
-		return m2_fail_field(M2_EINVAL, why, key, "%s is %lld, but there are %d tokens", key,
-			(long long)id, vocab);
+		return m2_fail_field(M2_EINVAL, why, key, "%s is %lld, but there are %d tokens",
+			key, (long long)id, vocab);
 	*out = (int32_t)id;
 	return M2_OK;
 }
@@ -271,8 +271,8 @@ static enum m2_err read_eos(
 	return M2_OK;
 }
 
-static enum m2_err fill_config(const struct said *s, int32_t norm_groups,
-	struct m2_model_config *out, struct m2_why *why)
+static enum m2_err fill_config(
+	const struct said *s, int32_t norm_groups, struct m2_model_config *out, struct m2_why *why)
 {
 	int64_t heads = 0;
 	int64_t d_mlp = 0;
@@ -323,7 +323,11 @@ static enum m2_err read_config(struct json_object *json, int32_t norm_groups,
 	err = m2_json_get_object(json, "ssm_cfg", &ssm, NULL, why);
 
 	/* what a dialect cannot say has one value only */
-	struct said said = {.vocab_multiple = 1, .gated_norm = true, .rms_blocks = true, .bos = -1,
+	struct said said = {.vocab_multiple = 1,
+		.eps = 1e-5,
+		.gated_norm = true,
+		.rms_blocks = true,
+		.bos = -1,
 		.pad = -1};
 	for (size_t i = 0; i < dialect->n_keys && err == M2_OK; i++) {
 		const struct key_row *row = &dialect->keys[i];
@@ -345,8 +349,7 @@ enum m2_err m2_model_config_parse(const char *text, size_t length, int32_t norm_
 	assert(norm_groups >= 0);
 	struct m2_model_config config = {.bos_token_id = -1, .pad_token_id = -1};
 	struct json_object *json;
-	enum m2_err err =
-		m2_json_parse(text, length, MAX_CONFIG_DEPTH, "config.json", &json, why);
+	enum m2_err err = m2_json_parse(text, length, MAX_CONFIG_DEPTH, "config.json", &json, why);
 	if (err != M2_OK)
 		return err;
 	err = read_config(json, norm_groups, &config, why);
@@ -360,8 +363,8 @@ enum m2_err m2_model_config_generation(
 	const char *text, size_t length, struct m2_model_config *config, struct m2_why *why)
 {
 	struct json_object *json;
-	enum m2_err err = m2_json_parse(
-		text, length, MAX_CONFIG_DEPTH, "generation_config.json", &json, why);
+	enum m2_err err =
+		m2_json_parse(text, length, MAX_CONFIG_DEPTH, "generation_config.json", &json, why);
 	if (err != M2_OK)
 		return err;
 	if (!json_object_is_type(json, json_type_object))

@@ -23,11 +23,11 @@ const char *m2_dialect_name(enum m2_dialect dialect);
 struct m2_model_config {
 	enum m2_dialect dialect;
 	struct m2_model_desc desc;
-	int32_t vocab_size;    /* tokens that exist; rows vocab_size..desc.vocab_rows-1 are padding */
-	int32_t chunk_size;    /* as the file says; informative */
-	int32_t bos_token_id;  /* -1: none */
-	int32_t pad_token_id;  /* -1: none */
-	int32_t n_eos;         /* eos token ids; generation_config.json's take precedence */
+	int32_t vocab_size; /* tokens that exist; rows vocab_size..desc.vocab_rows-1 are padding */
+	int32_t chunk_size; /* as the file says; informative */
+	int32_t bos_token_id; /* -1: none */
+	int32_t pad_token_id; /* -1: none */
+	int32_t n_eos;        /* eos token ids; generation_config.json's take precedence */
 	int32_t eos_token_ids[16];
 };
 

@@ -176,13 +176,14 @@ static enum m2_err tell_fla_from_transformers(
 {
 	static const char *const fla[] = {"norm_eps", "rmsnorm", "dt_limit", "D_has_hdim",
 		"A_init_range", "fuse_norm", "fuse_cross_entropy", NULL};
-	static const char *const transformers[] = {"layer_norm_epsilon", "time_step_limit",
-		"rms_norm", "time_step_rank", NULL};
+	static const char *const transformers[] = {
+		"layer_norm_epsilon", "time_step_limit", "rms_norm", "time_step_rank", NULL};
 	const char *a = first_present(config, fla);
 	const char *b = first_present(config, transformers);
 	if (a != NULL && b != NULL)
 		return m2_fail_field(M2_EINVAL, why, a,
-			"config.json has fla's key %s and transformers' key %s: it is ambiguous", a, b);
+			"config.json has fla's key %s and transformers' key %s: it is ambiguous", a,
+			b);
 	if (a == NULL && b == NULL)
 		return m2_fail_field(M2_EINVAL, why, "layer_norm_epsilon",
 			"config.json has neither norm_eps (fla) nor layer_norm_epsilon "
@@ -194,7 +195,8 @@ static enum m2_err tell_fla_from_transformers(
 enum m2_err m2_dialect_detect(struct json_object *config, enum m2_dialect *out, struct m2_why *why)
 {
 	struct json_object *ssm = get(config, "ssm_cfg");
-	const bool is_mamba_ssm = json_object_is_type(ssm, json_type_object) ||
+	const bool is_mamba_ssm =
+		json_object_is_type(ssm, json_type_object) ||
 		(get(config, "d_model") != NULL && get(config, "n_layer") != NULL);
 	if (is_mamba_ssm) {
 		const char *layer = ssm == NULL ? NULL : string_of(ssm, "layer");
@@ -208,7 +210,8 @@ enum m2_err m2_dialect_detect(struct json_object *config, enum m2_dialect *out, 
 	}
 	if (get(config, "dim") != NULL && get(config, "n_layers") != NULL)
 		return m2_fail_field(M2_EUNSUPPORTED, why, "dim",
-			"the keys dim and n_layers show Mistral's params.json dialect, which is not "
+			"the keys dim and n_layers show Mistral's params.json dialect, which is "
+			"not "
 			"supported");
 	const enum m2_err err = refuse_relatives(config, why);
 	if (err != M2_OK)

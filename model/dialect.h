@@ -9,7 +9,6 @@
 
 /* Decide from the keys that are there (semantics report, 1.5).  Errors: EUNSUPPORTED for a family that
  * is understood and not run, EINVAL for a file that contradicts itself or is none of ours. */
-enum m2_err m2_dialect_detect(
-	struct json_object *config, enum m2_dialect *out, struct m2_why *why);
+enum m2_err m2_dialect_detect(struct json_object *config, enum m2_dialect *out, struct m2_why *why);
 
 #endif

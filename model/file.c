@@ -20,9 +20,9 @@ enum { PIECE_BYTES = 32 << 20 };
 static enum m2_err err_of_errno(int error)
 {
 	return error == ENOENT || error == ENOTDIR ? M2_ENOENT
-		: error == EACCES || error == EPERM ? M2_EACCES
-		: error == ENOMEM                   ? M2_ENOMEM
-						    : M2_EIO;
+	       : error == EACCES || error == EPERM ? M2_EACCES
+	       : error == ENOMEM                   ? M2_ENOMEM
+						   : M2_EIO;
 }
 
 /* Longest prefix that can be named before `path` fails: try each component's directory in turn. */

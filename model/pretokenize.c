@@ -1,7 +1,7 @@
 /* pretokenize.c - GPT-2's pattern by hand.
  *
  * A regular-expression library backtracks, and its limits turn a megabyte of one character into an
- * error or a stack; this pattern needs one look ahead and no more.  tests/unit/test_model_pretokenize
+ * error or a stack; this pattern needs one look ahead and no more.  tests/unit/test_model_unicode.c
  * proves the scanner equal to the pattern.
  */
 #include "model/pretokenize.h"

@@ -49,7 +49,8 @@ static enum m2_err check_layout(struct m2_safetensors *f, uint64_t data_bytes, s
 		const struct m2_tensor *t = &f->tensors[i];
 		if (t->begin != end)
 			return m2_fail(M2_EFORMAT, why,
-				"%s: the data of %.200s begins at %llu, the data before it ends at %llu",
+				"%s: the data of %.200s begins at %llu, the data before it ends at "
+				"%llu",
 				f->what, t->name, (unsigned long long)t->begin,
 				(unsigned long long)end);
 		end += t->bytes;
@@ -96,9 +97,8 @@ static enum m2_err read_header(int fd, uint64_t file_bytes, const char *what,
 {
 	unsigned char raw[8];
 	if (file_bytes < sizeof raw)
-		return m2_fail(M2_EFORMAT, why,
-			"%s has %llu bytes, too few for a safetensors file", what,
-			(unsigned long long)file_bytes);
+		return m2_fail(M2_EFORMAT, why, "%s has %llu bytes, too few for a safetensors file",
+			what, (unsigned long long)file_bytes);
 	enum m2_err err = m2_file_read_at(fd, raw, sizeof raw, 0, what, why);
 	if (err != M2_OK)
 		return err;
@@ -119,8 +119,8 @@ static enum m2_err read_header(int fd, uint64_t file_bytes, const char *what,
 			(unsigned long long)length);
 	err = m2_file_read_at(fd, json, (size_t)length, sizeof raw, what, why);
 	if (err == M2_OK)
-		err = m2_safetensors_parse_header(json, (size_t)length,
-			file_bytes - sizeof raw - length, what, out, why);
+		err = m2_safetensors_parse_header(
+			json, (size_t)length, file_bytes - sizeof raw - length, what, out, why);
 	free(json);
 	return err;
 }
@@ -182,5 +182,6 @@ enum m2_err m2_safetensors_read(const struct m2_safetensors *file, const struct 
 	void *dst, struct m2_why *why)
 {
 	assert(file->fd >= 0);
-	return m2_file_read_at(file->fd, dst, (size_t)tensor->bytes, tensor->begin, file->what, why);
+	return m2_file_read_at(
+		file->fd, dst, (size_t)tensor->bytes, tensor->begin, file->what, why);
 }

@@ -20,7 +20,8 @@ enum { M2_TENSOR_DIMS = 8 };
 
 struct m2_tensor {
 	const char *name; /* owned by the file */
-	enum m2_dtype dtype; /* NONE: a type of the format that no weight of ours has (dtype_name) */
+	enum m2_dtype
+		dtype; /* NONE: a type of the format that no weight of ours has (dtype_name) */
 	char dtype_name[16];
 	int32_t n_dims;
 	int64_t shape[M2_TENSOR_DIMS];

@@ -26,8 +26,8 @@ struct reader {
 	struct m2_tensor *tensors;
 	size_t n_tensors;
 	size_t cap_tensors;
-	char *names;      /* all names, each with its NUL, in the order of the tensors */
-	size_t n_names;   /* bytes used */
+	char *names;    /* all names, each with its NUL, in the order of the tensors */
+	size_t n_names; /* bytes used */
 };
 
 /* Every type of the format, with its width; ours is NONE for those no weight can have. */
@@ -35,28 +35,13 @@ static const struct type_row {
 	const char *name;
 	unsigned bits;
 	enum m2_dtype dtype;
-} types[] = {
-	{"F32", 32, M2_DTYPE_F32},
-	{"F16", 16, M2_DTYPE_F16},
-	{"BF16", 16, M2_DTYPE_BF16},
-	{"F64", 64, M2_DTYPE_F64},
-	{"BOOL", 8, M2_DTYPE_NONE},
-	{"U8", 8, M2_DTYPE_NONE},
-	{"I8", 8, M2_DTYPE_NONE},
-	{"F8_E5M2", 8, M2_DTYPE_NONE},
-	{"F8_E4M3", 8, M2_DTYPE_NONE},
-	{"F8_E8M0", 8, M2_DTYPE_NONE},
-	{"I16", 16, M2_DTYPE_NONE},
-	{"U16", 16, M2_DTYPE_NONE},
-	{"I32", 32, M2_DTYPE_NONE},
-	{"U32", 32, M2_DTYPE_NONE},
-	{"I64", 64, M2_DTYPE_NONE},
-	{"U64", 64, M2_DTYPE_NONE},
-	{"C64", 64, M2_DTYPE_NONE},
-	{"F4", 4, M2_DTYPE_NONE},
-	{"F6_E2M3", 6, M2_DTYPE_NONE},
-	{"F6_E3M2", 6, M2_DTYPE_NONE},
-};
+} types[] = {{"F32", 32, M2_DTYPE_F32}, {"F16", 16, M2_DTYPE_F16}, {"BF16", 16, M2_DTYPE_BF16},
+	{"F64", 64, M2_DTYPE_F64}, {"BOOL", 8, M2_DTYPE_NONE}, {"U8", 8, M2_DTYPE_NONE},
+	{"I8", 8, M2_DTYPE_NONE}, {"F8_E5M2", 8, M2_DTYPE_NONE}, {"F8_E4M3", 8, M2_DTYPE_NONE},
+	{"F8_E8M0", 8, M2_DTYPE_NONE}, {"I16", 16, M2_DTYPE_NONE}, {"U16", 16, M2_DTYPE_NONE},
+	{"I32", 32, M2_DTYPE_NONE}, {"U32", 32, M2_DTYPE_NONE}, {"I64", 64, M2_DTYPE_NONE},
+	{"U64", 64, M2_DTYPE_NONE}, {"C64", 64, M2_DTYPE_NONE}, {"F4", 4, M2_DTYPE_NONE},
+	{"F6_E2M3", 6, M2_DTYPE_NONE}, {"F6_E3M2", 6, M2_DTYPE_NONE}};
 
 static enum m2_err bad(const struct reader *r, const char *wanted)
 {
@@ -88,10 +73,10 @@ static bool read_hex4(struct reader *r, uint32_t *out)
 		return false;
 	for (int i = 0; i < 4; i++) {
 		const char c = r->text[r->at++];
-		const uint32_t digit = c >= '0' && c <= '9' ? (uint32_t)(c - '0')
-			: c >= 'a' && c <= 'f'              ? (uint32_t)(c - 'a' + 10)
-			: c >= 'A' && c <= 'F'              ? (uint32_t)(c - 'A' + 10)
-							    : 16;
+		const uint32_t digit = c >= '0' && c <= '9'   ? (uint32_t)(c - '0')
+				       : c >= 'a' && c <= 'f' ? (uint32_t)(c - 'a' + 10)
+				       : c >= 'A' && c <= 'F' ? (uint32_t)(c - 'A' + 10)
+							      : 16;
 		if (digit > 15)
 			return false;
 		value = value << 4 | digit;

@@ -26,7 +26,7 @@ static const char single_name[] = "model.safetensors";
 static bool is_plain_name(const char *name, size_t length)
 {
 	return length > 0 && length <= MAX_FILE_NAME && strlen(name) == length &&
-		strchr(name, '/') == NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+	       strchr(name, '/') == NULL && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
 /* Position of name among the n known ones, n when it is new. */
@@ -41,14 +41,16 @@ static size_t position(char *const *names, size_t n, const char *name)
 static enum m2_err collect_names(
 	struct json_object *map, char ***names, size_t *count, struct m2_why *why)
 {
-	json_object_object_foreach(map, tensor, file) {
+	json_object_object_foreach(map, tensor, file)
+	{
 		const char *name = json_object_is_type(file, json_type_string)
-			? json_object_get_string(file)
-			: "";
+					   ? json_object_get_string(file)
+					   : "";
 		if (!is_plain_name(name, strlen(name)) ||
 			strlen(name) != (size_t)json_object_get_string_len(file))
 			return m2_fail_field(M2_EFORMAT, why, "weight_map",
-				"%s: %.128s is said to be in \"%.64s\", which is no plain file name",
+				"%s: %.128s is said to be in \"%.64s\", which is no plain file "
+				"name",
 				index_name, tensor, name);
 		if (position(*names, *count, name) < *count)
 			continue;
@@ -72,14 +74,14 @@ static void free_names(char ***names, size_t *count)
 }
 
 /* The weight_map of a parsed index, borrowed. */
-static enum m2_err find_map(
-	struct json_object *index, struct json_object **map, struct m2_why *why)
+static enum m2_err find_map(struct json_object *index, struct json_object **map, struct m2_why *why)
 {
 	const enum m2_err err = m2_json_get_object(index, "weight_map", map, NULL, why);
 	if (err != M2_OK)
 		return err;
 	if (*map == NULL || json_object_object_length(*map) == 0)
-		return m2_fail_field(M2_EFORMAT, why, "weight_map", "%s has no weight_map", index_name);
+		return m2_fail_field(
+			M2_EFORMAT, why, "weight_map", "%s has no weight_map", index_name);
 	return M2_OK;
 }
 
@@ -96,8 +98,8 @@ static enum m2_err names_of_map(
 	return err;
 }
 
-enum m2_err m2_shards_parse_index(const char *text, size_t length, char ***names, size_t *count,
-	struct m2_why *why)
+enum m2_err m2_shards_parse_index(
+	const char *text, size_t length, char ***names, size_t *count, struct m2_why *why)
 {
 	struct json_object *index;
 	struct json_object *map;
@@ -144,20 +146,22 @@ static enum m2_err check_file(const struct m2_safetensors *file, const char *nam
 }
 
 /* Files and map agree: same tensors, each where it is said to be. */
-static enum m2_err check_map(const struct m2_shards *s, char *const *names,
-	struct json_object *map, struct m2_why *why)
+static enum m2_err check_map(
+	const struct m2_shards *s, char *const *names, struct json_object *map, struct m2_why *why)
 {
 	for (size_t k = 0; k < s->n_files; k++) {
 		const enum m2_err err = check_file(s->files[k], names[k], map, why);
 		if (err != M2_OK)
 			return err;
 	}
-	json_object_object_foreach(map, tensor, place) {
+	json_object_object_foreach(map, tensor, place)
+	{
 		const char *name = json_object_get_string(place);
 		const size_t k = position(names, s->n_files, name);
 		if (m2_safetensors_find(s->files[k], tensor) == NULL)
-			return m2_fail(M2_EFORMAT, why, "%s lists %.200s in %s, which does not hold it",
-				index_name, tensor, name);
+			return m2_fail(M2_EFORMAT, why,
+				"%s lists %.200s in %s, which does not hold it", index_name, tensor,
+				name);
 	}
 	return M2_OK;
 }
@@ -224,8 +228,8 @@ static enum m2_err open_single(
 enum m2_err m2_shards_open(
 	int dirfd, const char *directory, struct m2_shards *out, struct m2_why *why)
 {
-	static const char *const others[] = {"consolidated.safetensors",
-		"pytorch_model.bin.index.json", "pytorch_model.bin"};
+	static const char *const others[] = {
+		"consolidated.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin"};
 	enum m2_err err;
 	*out = (struct m2_shards){.files = NULL};
 	if (is_there(dirfd, index_name))

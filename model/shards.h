@@ -22,7 +22,7 @@ void m2_shards_finish(struct m2_shards *shards); /* safe on zeroed memory */
 
 /* The index alone: weight_map checked, every file name once in *names (malloc'd array and strings).
  * For the tests of its rules, which need no files. */
-enum m2_err m2_shards_parse_index(const char *text, size_t length, char ***names, size_t *count,
-	struct m2_why *why);
+enum m2_err m2_shards_parse_index(
+	const char *text, size_t length, char ***names, size_t *count, struct m2_why *why);
 
 #endif

@@ -10,8 +10,8 @@
 #include "kernels/backend.h"
 
 enum m2_tensor_role {
-	M2_TENSOR_WEIGHT,    /* *layer and *which say which */
-	M2_TENSOR_IGNORED,   /* known, and of no use to inference */
+	M2_TENSOR_WEIGHT,  /* *layer and *which say which */
+	M2_TENSOR_IGNORED, /* known, and of no use to inference */
 	M2_TENSOR_UNKNOWN
 };
 

@@ -1,10 +1,11 @@
 /* tokenizer.h - text to token ids and back, from a checkpoint's own tokenizer.json.
  *
  * Byte-level BPE (GPT-2's form, as GPT-NeoX and the demo model use it): added tokens split out first,
- * NFC where the file asks for it, the pre-tokenizer's regular expression (PCRE2), bytes mapped to
- * their stand-ins, merges by rank with a heap over a linked list, so that the time is near-linear in the
- * input whatever it holds.  A file that asks for anything else is refused by the name of the part
- * (M2_EUNSUPPORTED).
+ * NFC where the file asks for it, GPT-2's pattern (a scanner of our own, equal to the regular
+ * expression), bytes mapped to their stand-ins, merges by rank with a heap over a linked list, so that
+ * the time is near-linear in the input whatever it holds.  A file that asks for anything else is
+ * refused by the name of the part (M2_EUNSUPPORTED).  One difference from the reference library is
+ * meant: the text of an added token is literal, never read as stand-ins.
  *
  * Threads: a loaded tokenizer is immutable and may be used from any number of threads.
  */
@@ -29,9 +30,11 @@ void m2_tokenizer_close(struct m2_tokenizer **tokenizer);
 int32_t m2_tokenizer_size(const struct m2_tokenizer *tokenizer);
 
 enum m2_encode_flags {
-	M2_ENCODE_SPECIAL = 1, /* special tokens written in the text become their ids; otherwise they are
-				  ordinary text, so that no user can forge a control token */
-	M2_ENCODE_TEMPLATE = 2, /* add what the file's post-processor adds (BOS and the like) */
+	/* Special tokens written in the text become their ids; otherwise they are ordinary text, so
+	 * that no user can forge a control token. */
+	M2_ENCODE_SPECIAL = 1,
+	/* Add what the file's post-processor adds (BOS and the like). */
+	M2_ENCODE_TEMPLATE = 2,
 };
 
 /* text must be valid UTF-8 (else M2_EINVAL with the offset).  *ids is malloc'd, caller frees; never

@@ -15,8 +15,8 @@
 static bool is_white_space(uint32_t c)
 {
 	return (c >= 0x09 && c <= 0x0d) || c == 0x20 || c == 0x85 || c == 0xa0 || c == 0x1680 ||
-		(c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
-		c == 0x205f || c == 0x3000;
+	       (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f ||
+	       c == 0x205f || c == 0x3000;
 }
 
 enum m2_char_class m2_char_class_of(uint32_t code)
@@ -24,9 +24,9 @@ enum m2_char_class m2_char_class_of(uint32_t code)
 	if (code < 0x80) {
 		const uint32_t lower = code | 0x20;
 		return lower >= 'a' && lower <= 'z' ? M2_CHAR_LETTER
-			: code >= '0' && code <= '9' ? M2_CHAR_NUMBER
-			: is_white_space(code)       ? M2_CHAR_SPACE
-						     : M2_CHAR_OTHER;
+		       : code >= '0' && code <= '9' ? M2_CHAR_NUMBER
+		       : is_white_space(code)       ? M2_CHAR_SPACE
+						    : M2_CHAR_OTHER;
 	}
 	if (is_white_space(code))
 		return M2_CHAR_SPACE;
@@ -107,8 +107,9 @@ static bool decompose(const char *text, size_t length, struct codes *out)
 			out->at = grown;
 			out->cap = cap;
 		}
-		const utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)code,
-			out->at + out->n, (utf8proc_ssize_t)(out->cap - out->n), how, &unused_bound);
+		const utf8proc_ssize_t n =
+			utf8proc_decompose_char((utf8proc_int32_t)code, out->at + out->n,
+				(utf8proc_ssize_t)(out->cap - out->n), how, &unused_bound);
 		if (n < 0)
 			return false;
 		out->n += (size_t)n;
@@ -186,8 +187,8 @@ enum m2_err m2_nfc(
 	struct codes codes = {.at = NULL};
 	bool done = decompose(text, length, &codes) && order_marks(&codes);
 	if (done) {
-		const utf8proc_ssize_t n = utf8proc_normalize_utf32(codes.at,
-			(utf8proc_ssize_t)codes.n, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+		const utf8proc_ssize_t n = utf8proc_normalize_utf32(
+			codes.at, (utf8proc_ssize_t)codes.n, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
 		done = n >= 0;
 		codes.n = done ? (size_t)n : 0;
 	}

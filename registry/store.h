@@ -1,6 +1,6 @@
 /* store.h - the registry's memory: variants, who registered them, and what became of them, in SQLite.
  *
- * The schema is registry/schema.sql (compiled in), migrated by PRAGMA user_version inside one
+ * The schema is in registry/store_schema.c, migrated by PRAGMA user_version inside one
  * transaction per step; a database from a newer mamba2d is refused.  WAL, synchronous=FULL, foreign
  * keys, a busy timeout, prepared statements only; every change is one transaction, committed before
  * the function returns, so that what was acknowledged survives kill -9 and a power cut.
@@ -44,6 +44,7 @@ enum m2_err m2_store_open(const char *path, struct m2_store **out, struct m2_why
 void m2_store_close(struct m2_store **store);
 
 /* Register or (replace = true) replace.  yaml is what was parsed into v; it is stored verbatim.
+ * source: an absolute path or "".  Replacing keeps the load history and forgets the last error.
  * A name that is another's alias, or an alias that is another's name or alias: EEXIST. */
 enum m2_err m2_store_put(struct m2_store *store, const struct m2_variant *v, const char *yaml,
 	size_t yaml_length, const char *source, enum m2_origin origin, uid_t by, bool replace,
@@ -57,14 +58,18 @@ enum m2_err m2_store_remove(struct m2_store *store, const char *name, struct m2_
 enum m2_err m2_store_get(struct m2_store *store, const char *name, struct m2_variant *v,
 	struct m2_store_entry *entry, struct m2_why *why);
 
-/* All entries in order of name; return false from fn to stop.  fn may not call the store. */
+/* All entries in order of name; return false from fn to stop.  fn may not call the store.  A row that is
+ * damaged, or whose text this build no longer takes, is left out; the others are given, and then the
+ * first such row's error is returned. */
 enum m2_err m2_store_each(struct m2_store *store,
 	bool (*fn)(void *ctx, const struct m2_variant *v, const struct m2_store_entry *entry),
 	void *ctx, struct m2_why *why);
 
-/* Scan one directory of *.yaml (not hidden, regular files): put what is new or changed with origin
- * DIRECTORY, remove what came from a file of this directory that is gone.  One bad file is reported through
- * report(ctx, why) and does not stop the others.  Directory missing: reported, M2_OK. */
+/* Scan one directory (absolute) of *.yaml (not hidden, regular files): put what is new or changed with
+ * origin DIRECTORY, remove what came from a file of this directory that is gone.  One bad file is reported
+ * through report(ctx, why) and does not stop the others; what it registered before stays.  A symbolic
+ * link counts as a bad file.  Names that are taken are refused, naming the owner; a manual registration
+ * is never touched.  Directory missing: reported, M2_OK, nothing changed.  report may be NULL. */
 struct m2_scan_counts {
 	int32_t added, changed, removed, unchanged, failed;
 };
@@ -72,8 +77,10 @@ enum m2_err m2_store_scan(struct m2_store *store, const char *directory, uid_t b
 	void (*report)(void *ctx, const struct m2_why *why), void *ctx,
 	struct m2_scan_counts *counts, struct m2_why *why);
 
-/* Load history.  begin returns a row id to end with; a row without an end is a load that the daemon
- * did not survive, visible as such.  bytes: footprint; err M2_OK and NULL why for success. */
+/* Load history, the last thousand loads of each variant.  begin returns a row id to end with; a row
+ * without an end is a load that the daemon did not survive: the next m2_store_open closes it with result
+ * EWORKER and no duration, and it is the variant's last error.  end of a load whose variant was removed
+ * meanwhile, or a second end: M2_ENOENT.  bytes: footprint; err M2_OK and NULL why for success. */
 enum m2_err m2_store_load_begin(struct m2_store *store, const char *name, const char *device,
 	uid_t by, int64_t *row, struct m2_why *why);
 enum m2_err m2_store_load_end(struct m2_store *store, int64_t row, int64_t duration_ms,

@@ -70,7 +70,7 @@ struct m2_variant {
 /* All fields at their defaults, name and checkpoint empty. */
 void m2_variant_init(struct m2_variant *v);
 
-/* Parse YAML text.  source: name for error messages.  base_dir: absolute directory that relative
+/* Parse YAML text; after an error *out is undefined.  source: name for error messages.  base_dir: absolute directory that relative
  * paths are taken from (NULL: relative paths are refused).  name and checkpoint are required. */
 enum m2_err m2_variant_parse(const char *text, size_t length, const char *source,
 	const char *base_dir, struct m2_variant *out, struct m2_why *why);

@@ -1,0 +1,359 @@
+/* engines.c - see engines.h.
+ *
+ * Packets are looked up in a table by type; each handler takes its struct by copy or checked pointer.  A
+ * packet about a request that is not this worker's is ignored: it may have crossed with our own.
+ */
+#include "daemon/engines.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "daemon/inform.h"
+#include "daemon/reply.h"
+#include "daemon/residency.h"
+#include "daemon/runtime.h"
+#include "daemon/sessions.h"
+#include "kernels/backend.h"
+
+#define SECOND UINT64_C(1000000000)
+#define SILENT (30 * SECOND) /* a step loop that does not turn that long hangs */
+#define FRESH (3 * SECOND)   /* three beats */
+#define SLOW_START (120 * SECOND) /* and a device that does not open that long */
+
+static void arguments(void *ctx, struct m2_arguments *args)
+{
+	struct m2_engine *w = ctx;
+	const struct m2_options *o = w->s->options;
+	const struct m2_daemon_config *c = &w->s->config;
+	m2_arguments_add(args, "--role=worker");
+	m2_arguments_add(args, "--fd=%d", M2_CHILD_FD);
+	m2_arguments_add(args, "--backend=%s", w->backend);
+	m2_arguments_add(args, "--ordinal=%d", w->ordinal);
+	m2_arguments_add(
+		args, "--cpu-threads=%d", o->cpu_threads >= 0 ? o->cpu_threads : c->cpu_threads);
+	m2_arguments_add(args, "--isa=%s", o->isa[0] != '\0' ? o->isa : c->cpu_isa);
+	m2_arguments_add(args, "--runtime-dir=%s", o->runtime_dir);
+	m2_arguments_add(args, "--results-budget=%lld", (long long)c->results_budget_bytes);
+	m2_arguments_add(args, "--results-per-user=%lld", (long long)c->results_per_user_bytes);
+	m2_arguments_add(
+		args, "--log-level=%s", o->log_level[0] != '\0' ? o->log_level : c->log_level);
+}
+
+/* ---- what it says ------------------------------------------------------------------------------- */
+
+/* The session a packet speaks of, if it is at this worker. */
+static struct m2_session *session_of(struct m2_engine *w, uint64_t request)
+{
+	struct m2_session *x = m2_session_find(w->s, request);
+	if (x != NULL && x->state == M2_SESSION_RUNNING && x->engine == w)
+		return x;
+	m2_debug("%s speaks of request %llu, which it has not", w->child.name,
+		(unsigned long long)request);
+	return NULL;
+}
+
+static enum m2_err on_ready(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_worker_ready *ready = packet->fixed;
+	(void)why;
+	w->info = ready->device;
+	w->info.name[sizeof w->info.name - 1] = w->info.path[sizeof w->info.path - 1] = '\0';
+	w->child.ready = true;
+	w->heartbeat_ns = m2_loop_now();
+	m2_info("%s is ready: %s, %s", w->child.name, w->info.name, w->info.path);
+	m2_residency_load_next(w);
+	return M2_OK;
+}
+
+static enum m2_err on_progress(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	(void)why;
+	m2_residency_progress(w, packet->fixed);
+	return M2_OK;
+}
+
+static enum m2_err on_loaded(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	(void)why;
+	w->heartbeat_ns = m2_loop_now();
+	m2_residency_loaded(w, packet->fixed);
+	return M2_OK;
+}
+
+static enum m2_err on_unloaded(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	(void)why;
+	m2_residency_unloaded(w, packet->fixed);
+	return M2_OK;
+}
+
+static enum m2_err on_accepted(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_accepted *a = packet->fixed;
+	struct m2_session *x = session_of(w, a->request);
+	if (x == NULL)
+		return M2_OK;
+	if (a->segment[0] != '\0' && !m2_runtime_segment_valid(a->segment))
+		return m2_fail(M2_EPROTO, why, "a segment with a wrong name");
+	x->acceptance = *a;
+	x->accepted = true;
+	m2_session_send_accepted(x);
+	return M2_OK;
+}
+
+static enum m2_err on_tokens(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_tokens *t = packet->fixed;
+	struct m2_session *x = session_of(w, t->request);
+	if (x == NULL)
+		return M2_OK;
+	struct json_object *o = m2_reply_new(&x->request, "tokens");
+	const enum m2_err err = m2_reply_put_tokens(o, t, packet->body, packet->body_bytes, why);
+	m2_session_send(x, o, NULL, 0);
+	return err;
+}
+
+static enum m2_err on_finished(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_finished *f = packet->fixed;
+	struct m2_session *x = session_of(w, f->request);
+	struct m2_counters *counters = &w->s->counters;
+	(void)why;
+	if (x == NULL)
+		return M2_OK;
+	counters->prompt_tokens += f->prompt_tokens;
+	counters->generated_tokens += f->generated_tokens;
+	if (f->err == M2_OK)
+		counters->finished++;
+	else if (f->err == M2_ECANCELED)
+		counters->cancelled++;
+	else
+		counters->failed++;
+	struct json_object *o = m2_reply_new(&x->request, "finished");
+	m2_reply_put_finished(o, f);
+	m2_session_end(x, o, NULL, 0);
+	return M2_OK;
+}
+
+static enum m2_err on_data(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_data *data = packet->fixed;
+	struct m2_session *x = session_of(w, data->request);
+	(void)why;
+	if (x == NULL)
+		return M2_OK;
+	w->s->counters.finished++;
+	struct json_object *o = m2_session_result(x);
+	m2_reply_u64(o, x->request.op == M2_OP_TOKENIZE ? "count" : "bytes",
+		x->request.op == M2_OP_TOKENIZE ? packet->body_bytes / 4 : packet->body_bytes);
+	m2_session_end(x, o, packet->body, packet->body_bytes);
+	return M2_OK;
+}
+
+static enum m2_err on_refused(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_refused *refused = packet->fixed;
+	struct m2_session *x = session_of(w, refused->request);
+	(void)why;
+	if (x == NULL)
+		return M2_OK;
+	struct m2_why reason = refused->why;
+	reason.field[sizeof reason.field - 1] = reason.text[sizeof reason.text - 1] = '\0';
+	w->s->counters.refused++;
+	x->accepted = false; /* whatever it was told: there is no segment */
+	m2_session_fail(x, m2_err_from_number((long)refused->err), &reason);
+	return M2_OK;
+}
+
+static enum m2_err on_heartbeat(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_heartbeat *beat = packet->fixed;
+	(void)why;
+	w->heartbeat_ns = m2_loop_now();
+	w->steps = beat->steps;
+	return M2_OK;
+}
+
+static enum m2_err on_stats(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_stats *stats = packet->fixed;
+	if (packet->body_bytes != stats->n_models * sizeof(struct m2_ipc_model_stats))
+		return m2_fail(M2_EPROTO, why, "figures of wrong length");
+	w->stats = *stats;
+	for (uint32_t i = 0; i < stats->n_models; i++) {
+		struct m2_ipc_model_stats one;
+		memcpy(&one, (const char *)packet->body + i * sizeof one, sizeof one);
+		struct m2_tenant *r = m2_residency_find_handle(w, one.model);
+		if (r != NULL)
+			r->stats = one;
+	}
+	w->asked = false;
+	m2_inform_stats(w->s);
+	return M2_OK;
+}
+
+static enum m2_err on_packet(void *ctx, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	static enum m2_err (*const handlers[M2_IPC_TYPE_COUNT])(
+		struct m2_engine *, const struct m2_ipc_packet *, struct m2_why *) = {
+		[M2_IPC_WORKER_READY] = on_ready,
+		[M2_IPC_PROGRESS] = on_progress,
+		[M2_IPC_LOADED] = on_loaded,
+		[M2_IPC_UNLOADED] = on_unloaded,
+		[M2_IPC_ACCEPTED] = on_accepted,
+		[M2_IPC_TOKENS] = on_tokens,
+		[M2_IPC_FINISHED] = on_finished,
+		[M2_IPC_DATA] = on_data,
+		[M2_IPC_REFUSED] = on_refused,
+		[M2_IPC_HEARTBEAT] = on_heartbeat,
+		[M2_IPC_STATS_REPLY] = on_stats,
+	};
+	assert(handlers[packet->type] != NULL); /* the channel's table lets nothing else through */
+	return handlers[packet->type](ctx, packet, why);
+}
+
+/* ---- its life ----------------------------------------------------------------------------------- */
+
+/* A segment that some session of another worker, or a finished one, still has. */
+static bool segment_in_use(void *ctx, const char *name)
+{
+	struct m2_supervisor *s = ctx;
+	M2_LIST_EACH(&s->holding, at)
+		if (strcmp(M2_LIST_OF(at, struct m2_session, of_holding)->acceptance.segment, name) ==
+			0)
+			return true;
+	M2_LIST_EACH(&s->live, at) {
+		const struct m2_session *x = M2_LIST_OF(at, struct m2_session, of_state);
+		if (x->accepted && strcmp(x->acceptance.segment, name) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* With several workers a live one may just be making a segment that no session knows of yet. */
+static bool alone(const struct m2_supervisor *s)
+{
+	return s->workers.next == s->workers.prev;
+}
+
+static void on_ended(void *ctx)
+{
+	struct m2_engine *w = ctx;
+	m2_loop_clear_timer(&w->s->loop, &w->watch);
+	w->asked = false;
+	m2_residency_worker_ended(w);
+	if (alone(w->s))
+		m2_runtime_sweep(w->s, segment_in_use, w->s);
+	m2_inform_stats(w->s);
+	if (!w->child.unwanted)
+		m2_loop_set_timer(&w->s->loop, &w->watch, m2_loop_now() + SLOW_START);
+}
+
+static uint64_t silent_at(const struct m2_engine *w)
+{
+	if (!w->child.ready)
+		return w->child.started_ns + SLOW_START;
+	return w->loading != NULL ? UINT64_MAX : w->heartbeat_ns + SILENT;
+}
+
+static void on_watch(void *ctx)
+{
+	struct m2_engine *w = ctx;
+	const uint64_t now = m2_loop_now();
+	const uint64_t at = silent_at(w);
+	if (at <= now && w->child.pid > 0)
+		m2_child_kill(&w->child, w->child.ready ? "its step loop has been silent for 30 s"
+							: "it did not open its device in 120 s");
+	m2_loop_set_timer(&w->s->loop, &w->watch, at > now && at != UINT64_MAX ? at : now + SILENT);
+}
+
+/* The service's own watchdog goes hungry sooner: how long it bears that is systemd's setting. */
+static uint64_t fresh_until(const struct m2_engine *w)
+{
+	const uint64_t at = silent_at(w);
+	return w->child.ready && at != UINT64_MAX ? w->heartbeat_ns + FRESH : at;
+}
+
+bool m2_engines_fresh(const struct m2_supervisor *s)
+{
+	const uint64_t now = m2_loop_now();
+	M2_LIST_EACH(&s->workers, at)
+		if (fresh_until(M2_LIST_OF(at, struct m2_engine, link)) <= now)
+			return false;
+	return true;
+}
+
+static enum m2_err start_worker(struct m2_supervisor *s, const char *device, const char *backend,
+	int32_t ordinal, struct m2_engine **out, struct m2_why *why)
+{
+	struct m2_engine *w = calloc(1, sizeof *w);
+	if (w == NULL)
+		return m2_fail(M2_ENOMEM, why, "out of memory");
+	w->s = s;
+	w->ordinal = ordinal;
+	(void)snprintf(w->device, sizeof w->device, "%s", device);
+	(void)snprintf(w->backend, sizeof w->backend, "%s", backend);
+	(void)snprintf(w->child.name, sizeof w->child.name, "worker %s", device);
+	w->child.loop = &s->loop;
+	w->child.side = M2_IPC_WORKER;
+	w->child.ctx = w;
+	w->child.arguments = arguments;
+	w->child.packet = on_packet;
+	w->child.ended = on_ended;
+	w->watch = (struct m2_timer){.fn = on_watch, .ctx = w};
+	m2_list_append(&s->workers, &w->link);
+	m2_child_start(&w->child);
+	m2_loop_set_timer(&s->loop, &w->watch, m2_loop_now() + SLOW_START);
+	*out = w;
+	return M2_OK;
+}
+
+enum m2_err m2_engine_for(struct m2_supervisor *s, const struct m2_variant *v,
+	struct m2_engine **out, struct m2_why *why)
+{
+	const bool cuda = v->device == M2_DEVICE_CUDA;
+	const struct m2_backend *backend;
+	char device[16] = "cpu";
+	if (cuda) {
+		/* asked here, so that a host without it says so at once instead of restarting a worker */
+		const enum m2_err err = m2_backend_find("cuda", &backend, why);
+		if (err != M2_OK)
+			return err;
+		(void)snprintf(device, sizeof device, "cuda:%d", v->device_ordinal);
+	}
+	M2_LIST_EACH(&s->workers, at) {
+		struct m2_engine *w = M2_LIST_OF(at, struct m2_engine, link);
+		if (strcmp(w->device, device) == 0) {
+			*out = w;
+			return M2_OK;
+		}
+	}
+	return start_worker(s, device, cuda ? "cuda" : s->options->backend,
+		cuda ? v->device_ordinal : 0, out, why);
+}
+
+void m2_engines_finish(struct m2_supervisor *s)
+{
+	while (!m2_list_empty(&s->workers)) {
+		struct m2_engine *w = M2_LIST_OF(s->workers.next, struct m2_engine, link);
+		m2_loop_clear_timer(&s->loop, &w->watch);
+		m2_loop_clear_timer(&s->loop, &w->child.again);
+		m2_loop_clear_timer(&s->loop, &w->child.end);
+		m2_list_remove(&w->link);
+		free(w);
+	}
+}

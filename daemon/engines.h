@@ -1,0 +1,47 @@
+/* engines.h - the worker processes as the supervisor sees them: one per device in use, what they say
+ * and what follows from it.
+ *
+ * A worker is started when the first variant wants its device (the cpu's at start).  Its step loop sends
+ * a heartbeat every second; one that is silent for 30 s while it is not loading is killed.
+ * Threads: the supervisor's one.
+ */
+#ifndef M2_DAEMON_ENGINES_H
+#define M2_DAEMON_ENGINES_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "daemon/children.h"
+#include "daemon/supervisor.h"
+#include "registry/variant.h"
+
+struct m2_tenant;
+
+struct m2_engine {
+	struct m2_child child;
+	struct m2_link link; /* in supervisor.workers */
+	struct m2_supervisor *s;
+	char device[16];  /* "cpu", "cuda:0": as variants name it */
+	char backend[16]; /* what runs there */
+	int32_t ordinal;
+	struct m2_device_info info; /* valid once it was ready */
+	struct m2_tenant *loading;
+	uint64_t heartbeat_ns;
+	uint64_t steps;
+	struct m2_ipc_stats stats;
+	bool asked; /* STATS is on its way */
+	struct m2_timer watch;
+};
+
+/* The worker for a variant's device, started if need be.  EUNSUPPORTED: this build or host has none. */
+enum m2_err m2_engine_for(struct m2_supervisor *s, const struct m2_variant *v,
+	struct m2_engine **out, struct m2_why *why);
+
+/* Has every worker's step loop turned lately?  One that starts or loads counts as fresh. */
+bool m2_engines_fresh(const struct m2_supervisor *s);
+
+/* All ended: after this no callback comes. */
+void m2_engines_finish(struct m2_supervisor *s);
+
+#endif

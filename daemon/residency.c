@@ -1,0 +1,523 @@
+/* residency.c - see residency.h.
+ *
+ * The memory budget is the supervisor's sum: what all loaded variants of the cpu take is known to the
+ * byte, and the next load is told how much is left.  A load that does not fit fails; nothing is
+ * unloaded to make room for it.
+ */
+#include "daemon/residency.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/results.h"
+#include "daemon/notify.h"
+#include "daemon/reply.h"
+
+#define SECOND UINT64_C(1000000000)
+
+enum { DEATHS_MAX = 3, WAIT_DEFAULT_S = 30 };
+
+static void on_idle(void *ctx);
+
+void m2_residency_init(struct m2_supervisor *s)
+{
+	m2_list_init(&s->residents);
+	s->idle = (struct m2_timer){.fn = on_idle, .ctx = s};
+}
+
+void m2_residency_finish(struct m2_supervisor *s)
+{
+	while (!m2_list_empty(&s->residents)) {
+		struct m2_tenant *r = M2_LIST_OF(s->residents.next, struct m2_tenant, link);
+		m2_list_remove(&r->link);
+		free(r);
+	}
+}
+
+static bool has_name(const struct m2_variant *v, const char *name)
+{
+	if (strcmp(v->name, name) == 0)
+		return true;
+	for (int32_t i = 0; i < v->n_aliases; i++)
+		if (strcmp(v->aliases[i], name) == 0)
+			return true;
+	return false;
+}
+
+struct m2_tenant *m2_residency_find(struct m2_supervisor *s, const char *name)
+{
+	M2_LIST_EACH(&s->residents, at) {
+		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
+		if (has_name(&r->variant, name))
+			return r;
+	}
+	return NULL;
+}
+
+struct m2_tenant *m2_residency_find_handle(struct m2_engine *worker, uint32_t handle)
+{
+	M2_LIST_EACH(&worker->s->residents, at) {
+		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
+		if (r->engine == worker && r->handle == handle && r->state != M2_TENANT_WAITING)
+			return r;
+	}
+	return NULL;
+}
+
+const char *m2_residency_state_name(enum m2_tenant_state state)
+{
+	static const char *const names[] = {[M2_TENANT_WAITING] = "waiting",
+		[M2_TENANT_LOADING] = "loading",
+		[M2_TENANT_READY] = "resident",
+		[M2_TENANT_UNLOADING] = "unloading"};
+	return names[state];
+}
+
+static uint64_t footprint(const struct m2_tenant *r)
+{
+	if (r->state != M2_TENANT_READY && r->state != M2_TENANT_UNLOADING)
+		return 0;
+	return r->loaded.footprint.weights + r->loaded.footprint.state +
+		r->loaded.footprint.workspace;
+}
+
+uint64_t m2_residency_bytes(const struct m2_engine *worker)
+{
+	uint64_t bytes = 0;
+	M2_LIST_EACH(&worker->s->residents, at) {
+		const struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
+		if (r->engine == worker)
+			bytes += footprint(r);
+	}
+	return bytes;
+}
+
+void m2_residency_put(const struct m2_tenant *r, struct json_object *o)
+{
+	m2_reply_string(o, "state", m2_residency_state_name(r->state));
+	m2_reply_string(o, "device", r->engine->device);
+	if (r->state == M2_TENANT_READY || r->state == M2_TENANT_UNLOADING)
+		m2_reply_put_loaded(o, &r->loaded);
+}
+
+/* ---- leaving ------------------------------------------------------------------------------------ */
+
+static struct m2_session *first_of(struct m2_link *list)
+{
+	return m2_list_empty(list) ? NULL : M2_LIST_OF(list->next, struct m2_session, of_resident);
+}
+
+static void answer_leaving(struct m2_tenant *r, uint64_t bytes)
+{
+	for (struct m2_session *x; (x = first_of(&r->leaving)) != NULL;) {
+		struct json_object *o = m2_session_result(x);
+		m2_reply_string(o, "name", r->variant.name);
+		m2_reply_u64(o, "bytes", bytes);
+		m2_session_end(x, o, NULL, 0);
+	}
+}
+
+static void fail_waiting(struct m2_tenant *r, enum m2_err err, const struct m2_why *why)
+{
+	for (struct m2_session *x; (x = first_of(&r->waiting)) != NULL;) {
+		x->s->counters.refused += x->counted ? 1 : 0;
+		m2_session_fail(x, err, why);
+	}
+}
+
+static void preload_over(struct m2_tenant *r)
+{
+	if (!r->preload)
+		return;
+	r->preload = false;
+	r->s->preloads--;
+}
+
+/* The last of it: all its lists are empty. */
+static void forget(struct m2_tenant *r)
+{
+	struct m2_supervisor *s = r->s;
+	preload_over(r);
+	m2_list_remove(&r->link);
+	free(r);
+	m2_notify_state(s);
+}
+
+static void record_end(struct m2_tenant *r, enum m2_err err, const struct m2_why *result)
+{
+	struct m2_why why;
+	const int64_t ms = (int64_t)((m2_loop_now() - r->load_ns) / 1000000);
+	const int64_t bytes = err == M2_OK ? (int64_t)footprint(r) : 0;
+	if (r->history >= 0 &&
+		m2_store_load_end(r->s->store, r->history, ms, bytes, err, result, &why) != M2_OK)
+		m2_warn("load history: %s", why.text);
+	r->history = -1;
+	r->recorded = true;
+}
+
+/* ---- loading ------------------------------------------------------------------------------------ */
+
+static void load_failed(struct m2_tenant *r, enum m2_err err, const struct m2_why *why)
+{
+	m2_error("variant %s could not be loaded: %s", r->variant.name, why->text);
+	record_end(r, err, why);
+	fail_waiting(r, err, why);
+	answer_leaving(r, 0);
+	forget(r);
+}
+
+/* How much the next load may take.  false: nothing is left. */
+static bool budget_left(const struct m2_engine *worker, uint64_t *budget)
+{
+	const struct m2_supervisor *s = worker->s;
+	*budget = 0;
+	if (s->config.memory_budget_bytes <= 0 || strcmp(worker->device, "cpu") != 0)
+		return true;
+	const uint64_t all = (uint64_t)s->config.memory_budget_bytes;
+	const uint64_t used = m2_residency_bytes(worker);
+	*budget = used < all ? all - used : 0;
+	return *budget > 0;
+}
+
+static void start_load(struct m2_tenant *r)
+{
+	struct m2_supervisor *s = r->s;
+	struct m2_why why = {.text = ""};
+	struct m2_ipc_load load = {.model = 0};
+	if (!budget_left(r->engine, &load.budget)) {
+		load_failed(r,
+			m2_fail(M2_ENOMEM, &why,
+				"the memory budget of %lld bytes is used up: unload a variant first",
+				(long long)s->config.memory_budget_bytes),
+			&why);
+		return;
+	}
+	r->handle = load.model = ++s->next_model;
+	r->load_ns = m2_loop_now();
+	r->progress = (struct m2_ipc_progress){.model = r->handle};
+	if (!r->recorded && r->history < 0 &&
+		m2_store_load_begin(s->store, r->variant.name, r->engine->device, r->by, &r->history,
+			&why) != M2_OK) {
+		m2_warn("load history: %s", why.text);
+		r->history = -1;
+	}
+	if (!m2_child_send(&r->engine->child, M2_IPC_LOAD, &load, &r->variant, sizeof r->variant))
+		return; /* the worker is ending; it stays in line for the next one */
+	r->state = M2_TENANT_LOADING;
+	r->engine->loading = r;
+	m2_info("loading %s on %s", r->variant.name, r->engine->device);
+	m2_notify_state(s);
+}
+
+/* The next one in line, if the worker can take one. */
+void m2_residency_load_next(struct m2_engine *worker)
+{
+	while (worker->child.ready && worker->loading == NULL) {
+		struct m2_tenant *next = NULL;
+		M2_LIST_EACH(&worker->s->residents, at) {
+			struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
+			if (next == NULL && r->engine == worker && r->state == M2_TENANT_WAITING)
+				next = r;
+		}
+		if (next == NULL)
+			return;
+		start_load(next);
+	}
+}
+
+enum m2_err m2_residency_want(struct m2_supervisor *s, const struct m2_variant *variant,
+	const struct m2_store_entry *entry, uint32_t by, struct m2_tenant **out, struct m2_why *why)
+{
+	struct m2_engine *engine;
+	const enum m2_err err = m2_engine_for(s, variant, &engine, why);
+	if (err != M2_OK)
+		return err;
+	struct m2_tenant *r = calloc(1, sizeof *r);
+	if (r == NULL)
+		return m2_fail(M2_ENOMEM, why, "out of memory");
+	r->s = s;
+	r->variant = *variant;
+	memcpy(r->checksum, entry->checksum, sizeof r->checksum);
+	r->engine = engine;
+	r->by = by;
+	r->history = -1;
+	m2_list_init(&r->running);
+	m2_list_init(&r->waiting);
+	m2_list_init(&r->leaving);
+	m2_list_append(&s->residents, &r->link);
+	*out = r;
+	return M2_OK;
+}
+
+void m2_residency_wait(struct m2_tenant *r, struct m2_session *x)
+{
+	x->state = M2_SESSION_WAITING;
+	x->tenant = r;
+	x->engine = r->engine;
+	m2_list_append(&r->waiting, &x->of_resident);
+	r->n_waiting += x->counted ? 1 : 0;
+	m2_sessions_watch_deadline(r->s, x);
+	m2_residency_load_next(r->engine);
+}
+
+void m2_residency_forward(struct m2_tenant *r, struct m2_session *x)
+{
+	struct m2_ipc_request *packet = calloc(1, sizeof *packet);
+	struct m2_why why;
+	if (packet == NULL) {
+		m2_session_fail(x, m2_fail(M2_ENOMEM, &why, "out of memory"), &why);
+		return;
+	}
+	packet->request = x->request;
+	packet->model = r->handle;
+	if (x->request.op == M2_OP_GENERATE)
+		m2_request_apply_defaults(&packet->request, &r->variant);
+	x->state = M2_SESSION_RUNNING;
+	x->tenant = r;
+	x->engine = r->engine;
+	x->engine_life = r->engine->child.life;
+	m2_list_append(&r->running, &x->of_resident);
+	r->n_running++;
+	r->served++;
+	/* if this fails the worker is dying, and its end answers the session */
+	(void)m2_child_send(
+		&r->engine->child, M2_IPC_REQUEST, packet, x->body, x->body_bytes);
+	free(packet);
+	free(x->body);
+	x->body = NULL;
+}
+
+static void answer_load(struct m2_session *x, const struct m2_tenant *r)
+{
+	struct json_object *o = m2_session_result(x);
+	m2_reply_string(o, "name", r->variant.name);
+	m2_residency_put(r, o);
+	m2_session_end(x, o, NULL, 0);
+}
+
+void m2_residency_progress(struct m2_engine *worker, const struct m2_ipc_progress *progress)
+{
+	struct m2_tenant *r = m2_residency_find_handle(worker, progress->model);
+	if (r == NULL || r->state != M2_TENANT_LOADING)
+		return;
+	r->progress = *progress;
+	r->progress.what[sizeof r->progress.what - 1] = '\0';
+	M2_LIST_EACH(&r->waiting, at) {
+		struct m2_session *x = M2_LIST_OF(at, struct m2_session, of_resident);
+		if (x->request.op != M2_OP_LOAD)
+			continue;
+		struct json_object *o = m2_reply_new(&x->request, "progress");
+		m2_reply_u64(o, "done", progress->done);
+		m2_reply_u64(o, "total", progress->total);
+		m2_reply_string(o, "what", r->progress.what);
+		m2_session_send(x, o, NULL, 0);
+	}
+	m2_notify_progress(r->s);
+}
+
+/* It is ready: those who waited are served, in the order they came. */
+static void serve_waiting(struct m2_tenant *r)
+{
+	r->idle_ns = m2_loop_now();
+	for (struct m2_session *x; (x = first_of(&r->waiting)) != NULL;) {
+		if (x->request.op == M2_OP_LOAD) {
+			answer_load(x, r);
+			continue;
+		}
+		m2_list_remove(&x->of_resident);
+		r->n_waiting--;
+		m2_residency_forward(r, x);
+	}
+}
+
+void m2_residency_loaded(struct m2_engine *worker, const struct m2_ipc_loaded *loaded)
+{
+	struct m2_supervisor *s = worker->s;
+	struct m2_tenant *r = m2_residency_find_handle(worker, loaded->model);
+	if (r == NULL || r->state != M2_TENANT_LOADING)
+		return;
+	worker->loading = NULL;
+	if (loaded->err != M2_OK) {
+		struct m2_why why = loaded->why;
+		why.field[sizeof why.field - 1] = why.text[sizeof why.text - 1] = '\0';
+		load_failed(r, m2_err_from_number((long)loaded->err), &why);
+		m2_residency_load_next(worker);
+		return;
+	}
+	r->loaded = *loaded;
+	r->state = M2_TENANT_READY;
+	r->deaths = 0;
+	s->counters.loads++;
+	record_end(r, M2_OK, NULL);
+	m2_info("%s is resident on %s: %llu bytes, %llu ms", r->variant.name, worker->device,
+		(unsigned long long)footprint(r), (unsigned long long)loaded->load_ms);
+	preload_over(r);
+	serve_waiting(r);
+	m2_residency_session_left(r);
+	if (r->leave)
+		m2_residency_unload(r, r->leave_wait_s, NULL);
+	m2_notify_state(s);
+	m2_residency_load_next(worker);
+}
+
+/* ---- unloading ---------------------------------------------------------------------------------- */
+
+/* It is to go and was not there yet. */
+static void never_loaded(struct m2_tenant *r)
+{
+	struct m2_why why;
+	const enum m2_err err = m2_fail(M2_ECANCELED, &why, "unloaded before it was loaded");
+	record_end(r, err, &why);
+	fail_waiting(r, err, &why);
+	answer_leaving(r, 0);
+	forget(r);
+}
+
+void m2_residency_unload(struct m2_tenant *r, int64_t wait_s, struct m2_session *x)
+{
+	struct m2_supervisor *s = r->s;
+	if (x != NULL) {
+		x->state = M2_SESSION_WAITING;
+		x->tenant = r;
+		m2_list_append(&r->leaving, &x->of_resident);
+	}
+	if (wait_s < 0)
+		wait_s = WAIT_DEFAULT_S;
+	if (r->state == M2_TENANT_LOADING) {
+		r->leave = true; /* a load cannot be interrupted */
+		r->leave_wait_s = wait_s;
+		return;
+	}
+	if (r->state == M2_TENANT_WAITING) {
+		never_loaded(r);
+		return;
+	}
+	if (r->state == M2_TENANT_UNLOADING)
+		return;
+	const struct m2_ipc_unload unload = {.model = r->handle, .wait_s = wait_s};
+	r->state = M2_TENANT_UNLOADING;
+	(void)m2_child_send(&r->engine->child, M2_IPC_UNLOAD, &unload, NULL, 0);
+	m2_info("unloading %s from %s", r->variant.name, r->engine->device);
+	m2_notify_state(s);
+}
+
+/* Those who came for it while it was leaving want it back. */
+static void come_back(struct m2_tenant *r)
+{
+	r->state = M2_TENANT_WAITING;
+	r->leave = false;
+	r->recorded = false;
+	r->served = 0;
+	m2_residency_load_next(r->engine);
+	m2_notify_state(r->s);
+}
+
+static void gone(struct m2_tenant *r, uint64_t bytes)
+{
+	r->s->counters.unloads++;
+	answer_leaving(r, bytes);
+	if (!m2_list_empty(&r->waiting))
+		come_back(r);
+	else
+		forget(r);
+}
+
+void m2_residency_unloaded(struct m2_engine *worker, const struct m2_ipc_unloaded *unloaded)
+{
+	struct m2_tenant *r = m2_residency_find_handle(worker, unloaded->model);
+	if (r == NULL || r->state != M2_TENANT_UNLOADING)
+		return;
+	m2_info("%s has left %s: %llu bytes are free", r->variant.name, worker->device,
+		(unsigned long long)unloaded->bytes);
+	gone(r, unloaded->bytes);
+	m2_residency_load_next(worker);
+}
+
+static bool is_idle(const struct m2_tenant *r)
+{
+	/* keep_alive 0 means "unload after use": one that was loaded on purpose waits for its first */
+	return r->state == M2_TENANT_READY && r->variant.keep_alive_s >= 0 && r->n_running == 0 &&
+		m2_list_empty(&r->waiting) && (r->variant.keep_alive_s > 0 || r->served > 0);
+}
+
+static void on_idle(void *ctx)
+{
+	struct m2_supervisor *s = ctx;
+	const uint64_t now = m2_loop_now();
+	uint64_t next = UINT64_MAX;
+	M2_LIST_EACH(&s->residents, at) {
+		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
+		if (!is_idle(r))
+			continue;
+		const uint64_t due = r->idle_ns + (uint64_t)r->variant.keep_alive_s * SECOND;
+		if (due <= now)
+			m2_residency_unload(r, 0, NULL);
+		else if (due < next)
+			next = due;
+	}
+	if (next != UINT64_MAX)
+		m2_loop_set_timer(&s->loop, &s->idle, next);
+}
+
+void m2_residency_session_left(struct m2_tenant *r)
+{
+	struct m2_supervisor *s = r->s;
+	uint32_t running = 0;
+	uint32_t waiting = 0;
+	M2_LIST_EACH(&r->running, at)
+		running++;
+	M2_LIST_EACH(&r->waiting, at)
+		waiting += M2_LIST_OF(at, struct m2_session, of_resident)->counted ? 1 : 0;
+	if (running == 0 && r->n_running > 0)
+		r->idle_ns = m2_loop_now();
+	r->n_running = running;
+	r->n_waiting = waiting;
+	if (!is_idle(r))
+		return;
+	const uint64_t due = r->idle_ns + (uint64_t)r->variant.keep_alive_s * SECOND;
+	if (!s->idle.listed || due < s->idle.at)
+		m2_loop_set_timer(&s->loop, &s->idle, due);
+}
+
+/* ---- a worker's life ---------------------------------------------------------------------------- */
+
+/* What was resident or on its way goes back into line. */
+static void restore(struct m2_tenant *r, bool was_loading)
+{
+	struct m2_why why;
+	if (r->state == M2_TENANT_UNLOADING) {
+		gone(r, footprint(r));
+		return;
+	}
+	if (r->leave) {
+		never_loaded(r);
+		return;
+	}
+	if (was_loading && ++r->deaths >= DEATHS_MAX) {
+		load_failed(r,
+			m2_fail(M2_EWORKER, &why, "%s: the worker ended %d times while loading it",
+				r->variant.name, DEATHS_MAX),
+			&why);
+		return;
+	}
+	if (was_loading && r->history >= 0)
+		record_end(r, m2_fail(M2_EWORKER, &why, "the worker ended while loading it"), &why);
+	r->state = M2_TENANT_WAITING;
+}
+
+void m2_residency_worker_ended(struct m2_engine *worker)
+{
+	struct m2_supervisor *s = worker->s;
+	worker->loading = NULL;
+	M2_LIST_EACH(&s->residents, at) {
+		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
+		if (r->engine != worker)
+			continue;
+		const bool was_loading = r->state == M2_TENANT_LOADING;
+		for (struct m2_session *x; (x = first_of(&r->running)) != NULL;)
+			m2_session_lost(x);
+		restore(r, was_loading);
+	}
+	m2_notify_state(s);
+}

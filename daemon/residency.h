@@ -1,0 +1,101 @@
+/* residency.h - which variant is resident on which worker, and how it gets there and off again.
+ *
+ *   waiting -> loading -> ready -> unloading -> gone
+ *
+ * Loads are serialised per worker, in the order they were wanted.  A resident keeps the variant as it
+ * was when it was loaded; the registry may have changed since (stale).  A worker's death puts its
+ * residents back to waiting, and they are loaded again by themselves; one that took its worker along
+ * three times while loading is given up.
+ *
+ * Requests for a variant that is on its way wait in the resident's list.  Threads: the supervisor's one.
+ */
+#ifndef M2_DAEMON_RESIDENCY_H
+#define M2_DAEMON_RESIDENCY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "daemon/ipc.h"
+#include "daemon/sessions.h"
+#include "daemon/supervisor.h"
+#include "daemon/engines.h"
+#include "registry/store.h"
+
+enum m2_tenant_state {
+	M2_TENANT_WAITING, /* for its turn, or for its worker */
+	M2_TENANT_LOADING,
+	M2_TENANT_READY,
+	M2_TENANT_UNLOADING
+};
+
+struct m2_tenant {
+	struct m2_link link; /* in supervisor.residents */
+	struct m2_supervisor *s;
+	struct m2_variant variant;
+	char checksum[65]; /* of what was registered when it was loaded */
+	struct m2_engine *engine;
+	enum m2_tenant_state state;
+	uint32_t handle;          /* of this load; the worker's name for it */
+	struct m2_ipc_loaded loaded; /* while ready or unloading */
+	struct m2_ipc_model_stats stats;
+	struct m2_ipc_progress progress;
+	uint32_t by;         /* uid that wanted it */
+	int64_t history;     /* row of the load history; -1: none */
+	bool recorded;       /* this load is in the history already or does not belong there */
+	bool preload;        /* wanted at start: READY waits for it */
+	bool leave;          /* to be unloaded as soon as it is loaded */
+	int64_t leave_wait_s;
+	uint32_t deaths;     /* of workers, while it was loading */
+	uint64_t load_ns;    /* when the load began */
+	uint64_t idle_ns;    /* since when nobody uses it */
+	uint64_t served;     /* requests sent to it */
+	uint32_t n_running;
+	uint32_t n_waiting;  /* requests in waiting, without loads */
+	struct m2_link running; /* sessions at the worker, by of_resident */
+	struct m2_link waiting; /* sessions that wait until it is ready: requests and loads */
+	struct m2_link leaving; /* sessions that wait until it is gone: unload, remove */
+};
+
+void m2_residency_init(struct m2_supervisor *s);
+void m2_residency_finish(struct m2_supervisor *s);
+
+/* By name or alias of a variant that is resident or on its way. */
+struct m2_tenant *m2_residency_find(struct m2_supervisor *s, const char *name);
+struct m2_tenant *m2_residency_find_handle(struct m2_engine *worker, uint32_t handle);
+
+/* Begin to load a registered variant.  A failure of the load itself is told to the sessions that wait. */
+enum m2_err m2_residency_want(struct m2_supervisor *s, const struct m2_variant *variant,
+	const struct m2_store_entry *entry, uint32_t by, struct m2_tenant **out, struct m2_why *why);
+
+/* Let a session wait until the resident is ready. */
+void m2_residency_wait(struct m2_tenant *r, struct m2_session *session);
+
+/* Send a request to the resident's worker; it must be ready. */
+void m2_residency_forward(struct m2_tenant *r, struct m2_session *session);
+
+/* Begin to unload; session (may be NULL) is answered when it is gone.  wait_s: running requests may
+ * finish that long. */
+void m2_residency_unload(struct m2_tenant *r, int64_t wait_s, struct m2_session *session);
+
+/* A session has left running, waiting or leaving. */
+void m2_residency_session_left(struct m2_tenant *r);
+
+/* What workers say. */
+void m2_residency_progress(struct m2_engine *worker, const struct m2_ipc_progress *progress);
+void m2_residency_loaded(struct m2_engine *worker, const struct m2_ipc_loaded *loaded);
+void m2_residency_unloaded(struct m2_engine *worker, const struct m2_ipc_unloaded *unloaded);
+
+/* Load what waits, one after another, if the worker is ready and not loading. */
+void m2_residency_load_next(struct m2_engine *worker);
+/* Its process is gone: running requests are lost, residents go back to waiting. */
+void m2_residency_worker_ended(struct m2_engine *worker);
+
+/* Into the result of load and show: state and, once loaded, facts and footprint. */
+void m2_residency_put(const struct m2_tenant *r, struct json_object *o);
+const char *m2_residency_state_name(enum m2_tenant_state state);
+
+/* Bytes of all that is loaded on a worker. */
+uint64_t m2_residency_bytes(const struct m2_engine *worker);
+
+#endif

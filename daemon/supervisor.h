@@ -1,0 +1,121 @@
+/* supervisor.h - the state of the main process, and who of its rooms does what.
+ *
+ * One thread, one loop; nothing here is shared and nothing is locked.  It blocks only on the registry's
+ * small transactions.  The rooms, each a file pair:
+ *
+ *   supervisor   builds it all up, waits, tears it down
+ *   runtime      RUNTIME and its lock, what a dead predecessor left behind
+ *   children     a child process;  engines: the workers, one per device
+ *   sessions     one request from its arrival until its answer is forgotten;  processes: its client
+ *   dispatch     an op's handler;  inference: the ops that a worker runs
+ *   residency    which variant is resident where, loads and unloads
+ *   admin        load unload register remove reload drain;  inform: list show ps status
+ *   who          may this user do that
+ *   lifecycle    drain and stop, reload;  notify: what systemd is told
+ */
+#ifndef M2_DAEMON_SUPERVISOR_H
+#define M2_DAEMON_SUPERVISOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "daemon/children.h"
+#include "daemon/hash.h"
+#include "daemon/list.h"
+#include "daemon/loop.h"
+#include "daemon/options.h"
+#include "registry/daemon_config.h"
+#include "registry/store.h"
+
+struct m2_session;
+struct m2_access;
+
+enum { M2_TABLE = 4096 }; /* chains of each table below: a power of two */
+
+struct m2_counters {
+	uint64_t requests; /* accepted from the gate */
+	uint64_t refused;
+	uint64_t finished;
+	uint64_t cancelled;
+	uint64_t failed;
+	uint64_t lost; /* with their worker */
+	uint64_t prompt_tokens;
+	uint64_t generated_tokens;
+	uint64_t loads;
+	uint64_t unloads;
+};
+
+enum m2_phase {
+	M2_PHASE_STARTING, /* until the gate answers and preloads are over */
+	M2_PHASE_RUNNING,
+	M2_PHASE_DRAINING, /* to stop, when the running work is done */
+	M2_PHASE_STOPPING  /* children are ending */
+};
+
+struct m2_supervisor {
+	const struct m2_options *options;
+	struct m2_daemon_config config;
+	struct m2_loop loop;
+	struct m2_store *store;
+	struct m2_access *access;
+	uint64_t started_ns;
+	int64_t started_at; /* seconds since 1970 */
+
+	/* runtime */
+	int lock_fd;
+	int results_fd; /* the directory */
+	char results_dir[M2_LIMIT_PATH_BYTES + 16];
+
+	/* children */
+	struct m2_child gate;
+	uint32_t control_gid;
+	bool control_open;
+	struct m2_link workers; /* struct m2_engine */
+	struct m2_watch signals;
+
+	/* sessions */
+	struct m2_hash_key hash;
+	uint64_t next_request;
+	struct m2_session *by_id[M2_TABLE];
+	struct m2_session *by_key[M2_TABLE];
+	struct m2_link live;    /* sessions without a final answer */
+	struct m2_link ended;   /* answers kept for who asks again, oldest first */
+	struct m2_link holding; /* ended sessions with results memory, oldest first */
+	uint32_t n_ended;
+	struct m2_timer forget; /* of the oldest in ended */
+	struct m2_timer expire; /* of the oldest in holding */
+	struct m2_timer deadline; /* of those that wait for a load */
+	struct m2_link users;
+	struct m2_link processes;
+
+	/* residency */
+	struct m2_link residents; /* struct m2_tenant */
+	uint32_t next_model;
+	struct m2_timer idle;
+
+	/* inform */
+	struct m2_link ps_waiting; /* sessions of op ps that wait for the workers' figures */
+	struct m2_timer ps_limit;
+
+	/* lifecycle */
+	enum m2_phase phase;
+	bool draining;         /* accepts no new work */
+	struct m2_link drains; /* sessions of op drain that wait for its end */
+	struct m2_timer drain_limit;
+	bool drain_cancelled; /* the limit has passed: what runs was cancelled */
+	uint32_t preloads;    /* still under way */
+
+	/* notify */
+	struct m2_timer watchdog;
+	uint64_t watchdog_ns; /* 0: none wanted */
+	uint64_t extended_ns;
+	bool said_ready;
+	char status[256];
+
+	struct m2_counters counters;
+};
+
+/* Run until told to stop; the process's exit status. */
+int m2_supervisor_main(const struct m2_options *options);
+
+#endif

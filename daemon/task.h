@@ -1,0 +1,116 @@
+/* task.h - one generate or score request as the step loop sees it: everything it will ever need,
+ * allocated and checked before it is queued.
+ *
+ * A task is made by the front of the worker (any thread), handed to the step thread (m2_scheduler_submit),
+ * and handed back when it is done.  While the step thread has it, everybody else may touch `cancel` and
+ * the published counts of its results, nothing else.
+ *
+ * One prompt, n sequences.  The prompt runs once, in the slot of the first sequence; the others get a
+ * copy of the state at its end.  A score request has no sequences and one slot.
+ */
+#ifndef M2_DAEMON_TASK_H
+#define M2_DAEMON_TASK_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/err.h"
+#include "daemon/completion.h"
+#include "daemon/request.h"
+#include "daemon/sampler.h"
+#include "daemon/segment.h"
+#include "model/tokenizer.h"
+
+struct m2_lane;
+
+enum { M2_TASK_ENDS_MAX = 2 * M2_LIMIT_STOP_TOKENS };
+
+/* One completion.  The pointers lead into results memory; NULL where it was not asked for. */
+struct m2_sequence {
+	bool live;
+	int32_t slot; /* -1: none yet, or given back */
+	int32_t last; /* the newest token: the next to be fed */
+	uint32_t generated;
+	struct m2_counts counts;
+	struct m2_completion text;
+	struct m2_results_sequence *out;
+	int32_t *tokens;
+	float *logprobs;
+	uint32_t *text_end;
+	int32_t *top_ids;
+	float *top_logprobs;
+	float *logits;
+};
+
+struct m2_task {
+	/* fixed from creation on */
+	uint64_t id;
+	uint32_t op;    /* M2_OP_GENERATE or M2_OP_SCORE */
+	uint32_t flags; /* enum m2_request_flags */
+	bool wants_prompt_scores; /* a row of logits for every token of the prompt */
+	uint32_t n_slots;         /* slots it takes: sequences, or 1 for score */
+	uint32_t n_sequences;
+	uint32_t prompt_tokens;
+	uint32_t max_tokens;
+	uint32_t top_k;
+	uint64_t deadline_ns; /* CLOCK_MONOTONIC; UINT64_MAX: none */
+	struct m2_sampling sampling;
+	struct m2_logit_bias *bias;
+	uint32_t n_bias;
+	struct m2_stops stops;
+	int32_t n_ends; /* tokens that end a sequence */
+	int32_t ends[M2_TASK_ENDS_MAX];
+	struct m2_segment segment;
+	struct m2_results_header *header;
+	const int32_t *prompt; /* in results memory, which only this process writes */
+	float *prompt_logprobs;
+	int32_t *prompt_top_ids;
+	float *prompt_top_logprobs;
+	float *prompt_logits;
+	void *owner; /* whoever made it */
+	bool waits;  /* there were no free slots when it came: it counts in the bound of the queue */
+
+	/* anyone -> step thread: enum m2_finish, 0 while it may run */
+	_Atomic uint32_t cancel;
+
+	/* the step thread's */
+	struct m2_lane *lane;
+	struct m2_task *next;
+	struct m2_sequence *sequences; /* [n_slots]; of a score request only the slot is used */
+	uint32_t prompt_done;          /* tokens of the prompt that the slot has seen */
+	uint32_t planned;              /* and those that the step being formed will show it */
+	uint32_t n_live;
+	bool in_step;
+	bool changed; /* something was published in this step */
+	bool failed;  /* a sequence ended by an error: err, why */
+	enum m2_err err;
+	struct m2_why why;
+};
+
+/* What a task is made of; everything is copied. */
+struct m2_task_spec {
+	const struct m2_request *request; /* generate or score, defaults applied, checked */
+	const struct m2_logit_bias *bias; /* [request->n_logit_bias] */
+	const char *stop;                 /* request->stop_bytes bytes */
+	const int32_t *prompt;            /* [prompt_tokens], >= 1 */
+	size_t prompt_tokens;
+	const int32_t *ends; /* [n_ends] */
+	int32_t n_ends;
+	const struct m2_tokenizer *tokenizer; /* NULL: tokens only; outlives the task */
+	int32_t vocab_rows;                   /* V, row length of the backend's logits */
+	int32_t vocab_size;                   /* ids that exist */
+	int32_t slots;                        /* of the variant: n may not be more */
+	uint64_t now_ns;
+};
+
+/* Check against the model, make results memory, allocate.  Errors: EINVAL with the field, and those of
+ * m2_segment_create.  May take a while for large results. */
+enum m2_err m2_task_create(struct m2_segment_pool *pool, const struct m2_task_spec *spec,
+	struct m2_task **out, struct m2_why *why);
+
+/* Frees all but the results memory, which the caller has taken out (segment zeroed) or which goes now. */
+void m2_task_destroy(struct m2_segment_pool *pool, struct m2_task **task);
+
+#endif

@@ -1,0 +1,243 @@
+/* worker_load.c - the loader thread: from a variant to a resident model, and back.
+ *
+ * Everything that blocks on a disk or takes seconds happens here, while other models step.  The budget
+ * is held against the sum of what the backend plans and what the lane will take, before anything is
+ * allocated; what was promised is what is reported.
+ */
+#include "daemon/worker.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "model/checkpoint.h"
+
+#define PROGRESS_NS UINT64_C(100000000)
+
+struct load {
+	struct m2_worker *worker;
+	struct m2_resident *resident;
+	struct m2_checkpoint *checkpoint;
+	struct m2_weight_source source;
+	struct m2_load_options options;
+	struct m2_lane_facts lane;
+};
+
+static void on_progress(void *ctx, uint64_t done, uint64_t total)
+{
+	struct load *load = ctx;
+	struct m2_resident *r = load->resident;
+	const uint64_t now = m2_worker_now();
+	atomic_store_explicit(&r->bytes_done, done, memory_order_relaxed);
+	atomic_store_explicit(&r->bytes_total, total, memory_order_relaxed);
+	if (now - r->progress_ns < PROGRESS_NS && done < total)
+		return;
+	r->progress_ns = now;
+	if (!atomic_exchange(&r->progress_pending, true))
+		m2_post_send(&load->worker->outbox, &r->post_progress);
+}
+
+/* "": the checkpoint's own, if it has one; "none": none; else the one that is named. */
+static enum m2_err open_tokenizer(struct m2_resident *r, struct m2_why *why)
+{
+	const struct m2_variant *v = &r->variant;
+	if (strcmp(v->tokenizer, "none") == 0)
+		return M2_OK;
+	const bool named = v->tokenizer[0] != '\0';
+	const enum m2_err err =
+		m2_tokenizer_open(named ? v->tokenizer : v->checkpoint, &r->tokenizer, why);
+	if (err == M2_ENOENT && !named) {
+		m2_info("%s: no tokenizer in %s: it takes and gives token ids only", v->name,
+			v->checkpoint);
+		return M2_OK;
+	}
+	return err;
+}
+
+static void plan_options(struct load *load)
+{
+	struct m2_resident *r = load->resident;
+	const struct m2_variant *v = &r->variant;
+	const int32_t step_tokens = m2_lane_step_tokens(v->max_batch_tokens, v->slots);
+	const int32_t known = r->tokenizer != NULL ? m2_tokenizer_size(r->tokenizer) : INT32_MAX;
+	load->source = m2_checkpoint_source(load->checkpoint);
+	load->options = (struct m2_load_options){
+		.weights = v->weights,
+		.state = v->state,
+		.slots = v->slots,
+		.max_tokens = step_tokens,
+		.max_items = v->slots,
+		.progress = on_progress,
+		.progress_ctx = load,
+	};
+	load->lane = (struct m2_lane_facts){
+		.backend = load->worker->backend,
+		.tokenizer = r->tokenizer,
+		.vocab_rows = r->config.desc.vocab_rows,
+		.vocab = known < r->config.vocab_size ? known : r->config.vocab_size,
+		.slots = v->slots,
+		.step_tokens = step_tokens,
+	};
+}
+
+static enum m2_err check_budget(struct load *load, struct m2_why *why)
+{
+	struct m2_resident *r = load->resident;
+	struct m2_footprint *f = &r->facts.footprint;
+	const enum m2_err err = load->worker->backend->plan(load->worker->device, &r->config.desc,
+		&load->source, &load->options, f, why);
+	if (err != M2_OK)
+		return err;
+	f->workspace += m2_lane_bytes(&load->lane);
+	const uint64_t total = f->weights + f->state + f->workspace;
+	if (r->budget == 0 || total <= r->budget)
+		return M2_OK;
+	return m2_fail(M2_ENOMEM, why,
+		"%s takes %llu bytes (weights %llu, state of %d slots %llu, workspace %llu), %llu are free",
+		r->variant.name, (unsigned long long)total, (unsigned long long)f->weights,
+		r->variant.slots, (unsigned long long)f->state, (unsigned long long)f->workspace,
+		(unsigned long long)r->budget);
+}
+
+static void fill_facts(struct load *load)
+{
+	struct m2_resident *r = load->resident;
+	struct m2_ipc_loaded *f = &r->facts;
+	struct m2_device_info info;
+	const enum m2_dtype stored = load->source.dtype(load->source.ctx, 0, M2_W_IN_PROJ);
+	load->worker->backend->info(load->worker->device, &info);
+	f->desc = r->config.desc;
+	f->vocab_size = r->config.vocab_size;
+	f->tokenizer_size = r->tokenizer != NULL ? m2_tokenizer_size(r->tokenizer) : 0;
+	f->parameters = m2_checkpoint_parameters(load->checkpoint);
+	(void)snprintf(f->dialect, sizeof f->dialect, "%s", m2_dialect_name(r->config.dialect));
+	(void)snprintf(f->container, sizeof f->container, "%s",
+		m2_checkpoint_container(load->checkpoint));
+	(void)snprintf(f->weights, sizeof f->weights, "%s",
+		m2_dtype_name(r->variant.weights != M2_DTYPE_NONE ? r->variant.weights : stored));
+	(void)snprintf(f->path, sizeof f->path, "%s", info.path);
+}
+
+static enum m2_err load_checkpoint(struct load *load, struct m2_why *why)
+{
+	struct m2_resident *r = load->resident;
+	enum m2_err err = m2_checkpoint_open(
+		r->variant.checkpoint, r->variant.norm_groups, &load->checkpoint, why);
+	if (err != M2_OK)
+		return err;
+	r->config = *m2_checkpoint_config(load->checkpoint);
+	err = open_tokenizer(r, why);
+	if (err != M2_OK)
+		return err;
+	plan_options(load);
+	err = check_budget(load, why);
+	if (err == M2_OK)
+		err = load->worker->backend->load(load->worker->device, &r->config.desc,
+			&load->source, &load->options, &r->model, why);
+	if (err != M2_OK)
+		return err;
+	load->lane.model = r->model;
+	err = m2_lane_create(&load->lane, &r->lane, why);
+	if (err == M2_OK)
+		fill_facts(load);
+	return err;
+}
+
+static void load_now(struct m2_worker *w, struct m2_resident *r)
+{
+	struct load load = {.worker = w, .resident = r};
+	const uint64_t start = m2_worker_now();
+	r->err = load_checkpoint(&load, &r->facts.why);
+	if (load.checkpoint != NULL)
+		m2_checkpoint_close(&load.checkpoint);
+	r->facts.model = r->id;
+	r->facts.err = (uint32_t)r->err;
+	r->facts.load_ms = (m2_worker_now() - start) / 1000000U;
+	if (r->err == M2_OK)
+		m2_info("%s: loaded in %llu ms, %llu bytes", r->variant.name,
+			(unsigned long long)r->facts.load_ms,
+			(unsigned long long)(r->facts.footprint.weights +
+				r->facts.footprint.state + r->facts.footprint.workspace));
+	else
+		m2_worker_unload_now(w, r);
+}
+
+void m2_worker_unload_now(struct m2_worker *w, struct m2_resident *r)
+{
+	m2_lane_destroy(&r->lane);
+	if (r->model != NULL)
+		w->backend->unload(&r->model);
+	m2_tokenizer_close(&r->tokenizer);
+}
+
+static struct m2_resident *next_work(struct m2_worker *w)
+{
+	struct m2_resident *r = NULL;
+	(void)pthread_mutex_lock(&w->work_lock);
+	w->loader_busy = false;
+	while (w->loader_first == NULL && !w->work_stop)
+		(void)pthread_cond_wait(&w->loader_wake, &w->work_lock);
+	if (!w->work_stop) {
+		r = w->loader_first;
+		w->loader_first = r->next_work;
+		if (w->loader_first == NULL)
+			w->loader_last = NULL;
+		w->loader_busy = true;
+	}
+	(void)pthread_mutex_unlock(&w->work_lock);
+	return r;
+}
+
+static void *loader_main(void *arg)
+{
+	struct m2_worker *w = arg;
+	struct m2_resident *r;
+	while ((r = next_work(w)) != NULL) {
+		if (r->post.kind == M2_POST_LOADED)
+			load_now(w, r);
+		else
+			m2_worker_unload_now(w, r);
+		m2_post_send(&w->outbox, &r->post);
+	}
+	return NULL;
+}
+
+enum m2_err m2_worker_loader_start(struct m2_worker *w, struct m2_why *why)
+{
+	const int error = pthread_create(&w->loader_thread, NULL, loader_main, w);
+	if (error != 0)
+		return m2_fail(M2_ENOMEM, why, "loader thread: %s", strerror(error));
+	w->loader_started = true;
+	return M2_OK;
+}
+
+bool m2_worker_loader_stop(struct m2_worker *w)
+{
+	(void)pthread_mutex_lock(&w->work_lock);
+	w->work_stop = true;
+	const bool busy = w->loader_busy;
+	(void)pthread_cond_broadcast(&w->loader_wake);
+	(void)pthread_mutex_unlock(&w->work_lock);
+	if (busy)
+		return false;
+	if (w->loader_started)
+		(void)pthread_join(w->loader_thread, NULL);
+	w->loader_started = false;
+	return true;
+}
+
+void m2_worker_load(struct m2_worker *w, struct m2_resident *r)
+{
+	/* the kind says what is wanted, and is what comes back when it is done */
+	r->post.kind = r->state == M2_RESIDENT_LOADING ? M2_POST_LOADED : M2_POST_UNLOADED;
+	r->next_work = NULL;
+	(void)pthread_mutex_lock(&w->work_lock);
+	if (w->loader_last != NULL)
+		w->loader_last->next_work = r;
+	else
+		w->loader_first = r;
+	w->loader_last = r;
+	(void)pthread_cond_signal(&w->loader_wake);
+	(void)pthread_mutex_unlock(&w->work_lock);
+}

@@ -1,0 +1,95 @@
+/* kernels.h - the inner loops, one table of them per instruction set.
+ *
+ * What all of them keep, and the whole backend stands on: a result depends on its own inputs alone.
+ * Sums run in one fixed order, whatever the number of rows, tokens or threads; an element-wise
+ * function gives the same bits in every lane.  Bits may differ between two instruction sets.
+ *
+ * Accuracy of the element-wise functions against double: exp and log1p 2 ulp, silu 4 ulp.
+ * Pure functions, no allocation, any thread.  Pointers need no alignment unless said.
+ */
+#ifndef M2_KERNELS_CPU_KERNELS_H
+#define M2_KERNELS_CPU_KERNELS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/dtype.h"
+#include "kernels/backend.h"
+#include "kernels/cpu/matrix.h"
+
+enum {
+	M2_TILE = 12,       /* most tokens of one product call */
+	M2_TILE_PANELS = 2, /* most panels of one */
+	M2_TILE_ROWS = M2_TILE_PANELS * M2_PANEL,
+	M2_HEAD_ALIGN = 16, /* head_dim is padded to this in states and scratch */
+};
+
+/* One head over some tokens, for recurrence and chunk. */
+struct m2_head_span {
+	float *state;   /* [N][Pp], zero in the padding */
+	const float *x; /* token 0's x of this head [P]; the next token's is `stride` further */
+	const float *b; /* the same of its group's B [N] and C [N] */
+	const float *c;
+	size_t stride;
+	const float *dt;    /* of this head; the next token's is dt_stride further */
+	const float *decay; /* exp(dt A) */
+	size_t dt_stride;
+	float a;            /* A */
+	const float *d;     /* D: one value, */
+	bool d_per_channel; /* or P */
+	const float *cb;    /* chunk only: [M2_CHUNK][M2_CHUNK], row m: C_m . B_k */
+	float *y;           /* token 0's output of this head [P] */
+	size_t y_stride;
+	int32_t head_dim;
+	int32_t padded_dim; /* Pp */
+	int32_t state_size;
+};
+
+/* A thread's own scratch of the head loops. */
+struct m2_head_scratch {
+	float *x;     /* [M2_CHUNK][Pp] */
+	float *y;     /* [M2_CHUNK][Pp] */
+	float *mixed; /* [M2_CHUNK][M2_CHUNK] */
+	float *bt;    /* [N][M2_CHUNK] */
+};
+
+struct m2_cpu_kernels {
+	const char *name;
+
+	/* out[t * M2_TILE_ROWS + r] = row r of `panels` (1 or 2) adjacent panels . x of token t;
+	 * x[k * tokens + t], 1 <= tokens <= M2_TILE.  panels is cache-line aligned. */
+	void (*product)(enum m2_dtype dtype, const void *panels, int32_t n_panels, size_t cols,
+		const float *x, int32_t tokens, float *out);
+
+	/* out = x / rms(x) * w over each of `groups` equal parts of n; out may be x. */
+	void (*rms_norm)(
+		float *out, const float *x, const float *w, int32_t n, int32_t groups, float eps);
+
+	/* out[i] = x[i] * silu(gate[i]); out may be x. */
+	void (*gate)(float *out, const float *x, const float *gate, int32_t n);
+
+	/* out[i] = silu(bias[i] + sum_j w[j * stride + i] * tap[j][i]), j ascending; bias or NULL. */
+	void (*conv)(float *out, const float *const *tap, const float *w, size_t stride,
+		const float *bias, int32_t taps, int32_t n);
+
+	/* dt[i] = clamp(softplus(raw[i] + bias[i]), low, high); decay[i] = exp(dt[i] * a[i]). */
+	void (*dt)(float *dt, float *decay, const float *raw, const float *bias, const float *a,
+		float low, float high, int32_t n);
+
+	/* tokens (<= M2_CHUNK) by the recurrence; any number of calls gives the bits of one. */
+	void (*recurrence)(const struct m2_head_span *span, const struct m2_head_scratch *scratch,
+		int32_t tokens);
+
+	/* cb[m][k] = C_m . B_k of one group over a whole chunk; reads b, c, stride, state_size. */
+	void (*chunk_cb)(
+		float *cb, const struct m2_head_span *span, const struct m2_head_scratch *scratch);
+
+	/* M2_CHUNK tokens in the chunked form. */
+	void (*chunk)(const struct m2_head_span *span, const struct m2_head_scratch *scratch);
+};
+
+extern const struct m2_cpu_kernels m2_cpu_kernels_portable;
+extern const struct m2_cpu_kernels m2_cpu_kernels_avx2;
+extern const struct m2_cpu_kernels m2_cpu_kernels_avx512;
+
+#endif

@@ -1,0 +1,166 @@
+/* model.h - a model resident in the cpu backend; private to kernels/cpu and its tests.
+ *
+ * Three regions hold all of it: weights, state, workspace; this struct is the first piece of the
+ * workspace.  A slot is one run of floats: per layer the last K-1 raw columns of the convolution,
+ * oldest first, [K-1][channel_stride]; then per layer and head the state [N][padded_dim].
+ */
+#ifndef M2_KERNELS_CPU_MODEL_H
+#define M2_KERNELS_CPU_MODEL_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu/kernels.h"
+#include "kernels/cpu/matrix.h"
+#include "kernels/cpu/memory.h"
+#include "kernels/cpu/pool.h"
+
+struct m2_device {
+	const struct m2_cpu_kernels *kernels;
+	struct m2_pool *pool; /* NULL: one thread */
+	int32_t threads;
+};
+
+struct m2_cpu_layer {
+	struct m2_matrix in_proj;
+	struct m2_matrix out_proj;
+	float *norm;
+	float *in_bias; /* NULL: none; so the others */
+	float *conv;    /* [K][channel_stride] */
+	float *conv_bias;
+	float *dt_bias;
+	float *a; /* -exp(A_log), finite */
+	float *d;
+	float *gated_norm;
+	float *out_bias;
+};
+
+/* Buffers of one thread. */
+struct m2_cpu_thread {
+	float *tile; /* [M2_TILE][M2_TILE_ROWS] */
+	float *row;  /* the longest input of a product */
+	struct m2_head_scratch head;
+};
+
+/* An item of the step in progress: its tokens stand in rows `first` on of all buffers; the first
+ * `lead` and the last `tail` go by the recurrence, `chunks` whole chunks between them. */
+struct m2_cpu_item {
+	int32_t slot;
+	int32_t first;
+	int32_t tokens;
+	int32_t lead;
+	int32_t chunks;
+	int32_t first_chunk; /* index of the first of them in the step */
+};
+
+/* How the columns of a product's input are grouped: tiles of `size` tokens, the last one smaller. */
+struct m2_cpu_tiles {
+	int32_t tokens;
+	int32_t size;
+};
+
+struct m2_model {
+	struct m2_model_desc desc;
+	struct m2_device *device;
+	struct m2_footprint footprint;
+	int32_t slots;
+	int32_t max_tokens;
+	int32_t max_items;
+	bool chunked; /* prompts in the chunked form; tests and the bench also try without */
+
+	void *regions[3]; /* weights, state, workspace */
+	struct m2_matrix embedding;
+	struct m2_matrix head; /* the same bytes when tied */
+	float *final_norm;
+	struct m2_cpu_layer *layers;
+
+	int32_t padded_dim;
+	int32_t channel_stride;
+	size_t conv_floats; /* of one layer of one slot */
+	size_t ssm_floats;
+	float *state;
+	size_t slot_floats;
+
+	/* The step in progress. */
+	struct m2_cpu_item *items; /* [max_items] */
+	int32_t *tokens;           /* [max_tokens], all items' tokens in a row */
+	int32_t *chunk_first;      /* [max_tokens / M2_CHUNK], first row of each whole chunk */
+	int32_t *wanted;           /* [max_tokens], rows whose logits are wanted, */
+	float **wanted_out;        /* and where they go */
+	int32_t n_items;
+	int32_t n_chunks;
+	struct m2_cpu_tiles all;   /* of all tokens */
+	struct m2_cpu_tiles asked; /* of the wanted ones */
+
+	/* Its buffers, poisoned as one piece by m2_cpu_poison. */
+	void *buffers;
+	size_t buffer_bytes;
+	size_t in_stride; /* of in_out */
+	float *residual;  /* [max_tokens][d] */
+	float *packed;    /* inputs of a product, tile after tile, [cols][tokens of the tile] */
+	float *in_out;    /* [max_tokens][in_stride]: z0 x0 z xBC dt */
+	float *xbc;       /* [max_tokens][channel_stride], after the convolution */
+	float *dt;        /* [max_tokens][H] */
+	float *decay;     /* [max_tokens][H] */
+	float *y;         /* [max_tokens][Ds] */
+	float *cb;        /* [max_tokens / M2_CHUNK][G][M2_CHUNK][M2_CHUNK] */
+	struct m2_cpu_thread *threads;
+};
+
+/* load.c; contracts in kernels/backend.h. */
+enum m2_err m2_cpu_plan(struct m2_device *device, const struct m2_model_desc *desc,
+	const struct m2_weight_source *source, const struct m2_load_options *options,
+	struct m2_footprint *out, struct m2_why *why);
+enum m2_err m2_cpu_load(struct m2_device *device, const struct m2_model_desc *desc,
+	const struct m2_weight_source *source, const struct m2_load_options *options,
+	struct m2_model **out, struct m2_why *why);
+void m2_cpu_unload(struct m2_model **model);
+
+/* step.c; contract in kernels/backend.h. */
+enum m2_err m2_cpu_step(
+	struct m2_model *model, const struct m2_work *items, int32_t count, struct m2_why *why);
+
+/* The work of one thread in layer `layer` between in_proj and out_proj, and the barriers in it;
+ * mixer.c.  Reads in_out, leaves out_proj's input in `packed`. */
+void m2_cpu_mix(
+	struct m2_model *model, const struct m2_cpu_layer *layer, int32_t index, int32_t thread);
+
+/* Fill every buffer of the step with NaN: what a step reads, it has written. */
+void m2_cpu_poison(struct m2_model *model);
+
+static inline float *m2_cpu_slot(const struct m2_model *model, int32_t slot)
+{
+	return model->state + (size_t)slot * model->slot_floats;
+}
+
+static inline float *m2_cpu_conv_state(const struct m2_model *model, int32_t slot, int32_t layer)
+{
+	return m2_cpu_slot(model, slot) + (size_t)layer * model->conv_floats;
+}
+
+static inline float *m2_cpu_ssm_state(const struct m2_model *model, int32_t slot, int32_t layer)
+{
+	return m2_cpu_slot(model, slot) + (size_t)model->desc.n_layers * model->conv_floats +
+	       (size_t)layer * model->ssm_floats;
+}
+
+/* The part [*first, *end) of `total` that is this thread's. */
+static inline void m2_cpu_share(
+	const struct m2_model *model, int32_t thread, int64_t total, int32_t *first, int32_t *end)
+{
+	const int64_t threads = model->device->threads;
+	*first = (int32_t)(total * thread / threads);
+	*end = (int32_t)(total * (thread + 1) / threads);
+}
+
+/* Put token t's input row of a product to its place in `packed`. */
+static inline void m2_cpu_pack(struct m2_model *model, const struct m2_cpu_tiles *tiles, int32_t t,
+	const float *row, int32_t cols)
+{
+	const int32_t first = t / tiles->size * tiles->size;
+	const int32_t left = tiles->tokens - first;
+	const size_t width = (size_t)(left < tiles->size ? left : tiles->size);
+	float *to = model->packed + (size_t)first * (size_t)cols + (t - first);
+	for (size_t i = 0; i < (size_t)cols; i++)
+		to[i * width] = row[i];
+}
+
+#endif

@@ -1,0 +1,567 @@
+/* test_model_checkpoint.c - directories that are right, and each way in which one can be wrong.
+ *
+ * A tiny checkpoint (d 8, 1 layer, H 2, P 8, N 4, G 1, K 4, V 16) is described as a list of tensors,
+ * bent by each test, and written into a directory of its own.  Every value of a tensor is the number
+ * of its place in the list, so that a read shows whose bytes it got.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "model/checkpoint.h"
+#include "model/shards.h"
+
+struct tensor {
+	const char *name, *dtype, *shape;
+	size_t elements;
+};
+
+/* in_proj rows: 2*16 + 2*4 + 2 = 42; conv channels 16 + 8 = 24 */
+static const struct tensor usual[] = {
+	{"backbone.embeddings.weight", "F32", "[16,8]", 128},
+	{"backbone.norm_f.weight", "F32", "[8]", 8},
+	{"lm_head.weight", "F32", "[16,8]", 128},
+	{"backbone.layers.0.norm.weight", "F32", "[8]", 8},
+	{"backbone.layers.0.mixer.in_proj.weight", "F32", "[42,8]", 336},
+	{"backbone.layers.0.mixer.conv1d.weight", "F32", "[24,1,4]", 96},
+	{"backbone.layers.0.mixer.conv1d.bias", "F32", "[24]", 24},
+	{"backbone.layers.0.mixer.dt_bias", "F32", "[2]", 2},
+	{"backbone.layers.0.mixer.A_log", "F32", "[2]", 2},
+	{"backbone.layers.0.mixer.D", "F32", "[2]", 2},
+	{"backbone.layers.0.mixer.norm.weight", "F32", "[16]", 16},
+	{"backbone.layers.0.mixer.out_proj.weight", "F32", "[8,16]", 128},
+};
+enum { N_USUAL = sizeof usual / sizeof *usual, HEAD = 2, CONV = 5, A_LOG = 8, MAX_LIST = 16 };
+
+#define CONFIG                                                                                     \
+	"\"model_type\":\"mamba2\",\"hidden_size\":8,\"num_hidden_layers\":1,\"vocab_size\":16,"   \
+	"\"head_dim\":8,\"state_size\":4,\"n_groups\":1,\"norm_eps\":1e-5,\"eos_token_id\":1"
+
+/* One directory and what is to be written into it. */
+struct place {
+	char path[4096];
+	struct tensor list[MAX_LIST];
+	size_t n;
+};
+
+static int make_place(void **state)
+{
+	const char *base = getenv("TMPDIR");
+	struct place *p = calloc(1, sizeof *p);
+	if (p == NULL)
+		return -1;
+	(void)snprintf(
+		p->path, sizeof p->path, "%s/m2-checkpoint-XXXXXX", base != NULL ? base : "/tmp");
+	memcpy(p->list, usual, sizeof usual);
+	p->n = N_USUAL;
+	*state = p;
+	return mkdtemp(p->path) != NULL ? 0 : -1;
+}
+
+static int remove_place(void **state)
+{
+	static const char *const files[] = {"config.json", "generation_config.json", "params.json",
+		"mamba_config.json", "model.safetensors", "a.safetensors", "b.safetensors",
+		"model.safetensors.index.json", "pytorch_model.bin", "consolidated.safetensors"};
+	struct place *p = *state;
+	const int fd = open(p->path, O_RDONLY | O_DIRECTORY);
+	for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+		(void)unlinkat(fd, files[i], 0);
+	close(fd);
+	const int result = rmdir(p->path);
+	free(p);
+	return result;
+}
+
+static FILE *create(const struct place *p, const char *name)
+{
+	char path[4200];
+	(void)snprintf(path, sizeof path, "%s/%s", p->path, name);
+	FILE *file = fopen(path, "w");
+	assert_non_null(file);
+	return file;
+}
+
+static void write_text(const struct place *p, const char *name, const char *text)
+{
+	FILE *file = create(p, name);
+	assert_true(fputs(text, file) >= 0);
+	assert_int_equal(fclose(file), 0);
+}
+
+static void write_value(FILE *file, const char *dtype, size_t value)
+{
+	const double wide = (double)value;
+	const float single = (float)value;
+	const uint16_t half =
+		strcmp(dtype, "BF16") == 0 ? m2_bf16_from_f32(single) : m2_f16_from_f32(single);
+	const void *bytes = strcmp(dtype, "F64") == 0   ? (const void *)&wide
+			    : strcmp(dtype, "F32") == 0 ? (const void *)&single
+							: (const void *)&half;
+	const size_t size = strcmp(dtype, "F64") == 0 ? 8 : strcmp(dtype, "F32") == 0 ? 4 : 2;
+	assert_int_equal(fwrite(bytes, size, 1, file), 1);
+}
+
+static size_t bytes_of(const struct tensor *t)
+{
+	return t->elements * (strcmp(t->dtype, "F64") == 0          ? 8
+				     : strcmp(t->dtype, "F32") == 0 ? 4
+								    : 2);
+}
+
+/* Tensors [from, to) of the list as one file. */
+static void write_shard(const struct place *p, const char *name, size_t from, size_t to)
+{
+	char *json = NULL;
+	size_t length = 0;
+	size_t at = 0;
+	FILE *out = open_memstream(&json, &length);
+	assert_non_null(out);
+	for (size_t i = from; i < to; i++) {
+		const struct tensor *t = &p->list[i];
+		(void)fprintf(out,
+			"%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}",
+			i == from ? "{" : ",", t->name, t->dtype, t->shape, at, at + bytes_of(t));
+		at += bytes_of(t);
+	}
+	(void)fprintf(out, "}");
+	(void)fclose(out);
+	FILE *file = create(p, name);
+	for (int i = 0; i < 8; i++)
+		assert_true(fputc((int)(length >> (8 * i) & 0xff), file) >= 0);
+	assert_int_equal(fwrite(json, 1, length, file), length);
+	free(json);
+	for (size_t i = from; i < to; i++)
+		for (size_t k = 0; k < p->list[i].elements; k++)
+			write_value(file, p->list[i].dtype, i);
+	assert_int_equal(fclose(file), 0);
+}
+
+static void write_all(const struct place *p, const char *config)
+{
+	write_text(p, "config.json", config);
+	write_shard(p, "model.safetensors", 0, p->n);
+}
+
+static enum m2_err try_open(const struct place *p, struct m2_checkpoint **c, struct m2_why *why)
+{
+	*why = (struct m2_why){.text = ""};
+	*c = NULL;
+	return m2_checkpoint_open(p->path, 0, c, why);
+}
+
+static struct m2_checkpoint *accept(const struct place *p)
+{
+	struct m2_checkpoint *c;
+	struct m2_why why;
+	if (try_open(p, &c, &why) != M2_OK)
+		fail_msg("%s", why.text);
+	return c;
+}
+
+static void refuse(const struct place *p, enum m2_err wanted, const char *word)
+{
+	struct m2_checkpoint *c;
+	struct m2_why why;
+	const enum m2_err err = try_open(p, &c, &why);
+	if (err != wanted || strstr(why.text, word) == NULL)
+		print_error("gave %s: %s\n", m2_err_code(err), why.text);
+	assert_int_equal(err, wanted);
+	assert_non_null(strstr(why.text, word));
+	assert_null(c);
+}
+
+/* The weight's first element as a number, through the source. */
+static float first_of(struct m2_checkpoint *c, int layer, enum m2_weight which)
+{
+	const struct m2_weight_source s = m2_checkpoint_source(c);
+	const enum m2_dtype dtype = s.dtype(s.ctx, layer, which);
+	const size_t n = m2_weight_elements(&m2_checkpoint_config(c)->desc, which);
+	const size_t bytes = n * m2_dtype_bytes(dtype);
+	struct m2_why why;
+	float value;
+	unsigned char *data = malloc(bytes + 1);
+	assert_non_null(data);
+	assert_int_equal(s.read(s.ctx, layer, which, data, bytes, &why), M2_OK);
+	m2_dtype_to_f32(&value, data, dtype, 1);
+	free(data);
+	return value;
+}
+
+static void a_single_file_is_read(void **state)
+{
+	struct place *p = *state;
+	write_all(p, "{" CONFIG "}");
+	write_text(p, "generation_config.json", "{\"eos_token_id\":[3,4]}");
+	struct m2_checkpoint *c = accept(p);
+	assert_string_equal(m2_checkpoint_container(c), "safetensors");
+	assert_int_equal(m2_checkpoint_parameters(c), 878);
+	assert_int_equal(m2_checkpoint_bytes(c), 878 * 4);
+	assert_int_equal(m2_checkpoint_config(c)->n_eos, 2);
+	assert_true(first_of(c, -1, M2_W_HEAD) == 2.0f);
+	assert_true(first_of(c, 0, M2_W_CONV) == 5.0f);
+	assert_true(first_of(c, 0, M2_W_OUT_PROJ) == 11.0f);
+	const struct m2_weight_source s = m2_checkpoint_source(c);
+	assert_int_equal(s.dtype(s.ctx, 0, M2_W_IN_BIAS), M2_DTYPE_NONE);
+	m2_checkpoint_close(&c);
+	assert_null(c);
+}
+
+static void shards_are_read_and_win_over_a_single_file(void **state)
+{
+	struct place *p = *state;
+	FILE *file = create(p, "model.safetensors.index.json");
+	(void)fprintf(file, "{\"metadata\":{\"total_size\":1},\"weight_map\":{");
+	for (size_t i = 0; i < p->n; i++)
+		(void)fprintf(file, "%s\"%s\":\"%s\"", i == 0 ? "" : ",", p->list[i].name,
+			i < 6 ? "a.safetensors" : "b.safetensors");
+	(void)fprintf(file, "}}");
+	assert_int_equal(fclose(file), 0);
+	write_text(p, "config.json", "{" CONFIG "}");
+	write_text(p, "model.safetensors", "not one");
+	write_shard(p, "a.safetensors", 0, 6);
+	write_shard(p, "b.safetensors", 6, p->n);
+	struct m2_checkpoint *c = accept(p);
+	assert_string_equal(m2_checkpoint_container(c), "safetensors, 2 shards");
+	assert_true(first_of(c, -1, M2_W_EMBEDDING) == 0.0f);
+	assert_true(first_of(c, 0, M2_W_D) == 9.0f);
+	m2_checkpoint_close(&c);
+
+	write_shard(p, "b.safetensors", 5, p->n); /* one tensor in two files */
+	refuse(p, M2_EFORMAT, "conv1d.weight, which model.safetensors.index.json lists in a.safe");
+	write_shard(p, "b.safetensors", 7, p->n); /* one listed and not there */
+	refuse(p, M2_EFORMAT, "does not hold it");
+	p->list[11].name = "other"; /* one there and not listed */
+	write_shard(p, "b.safetensors", 6, p->n);
+	refuse(p, M2_EFORMAT, "does not list");
+	char path[4200];
+	(void)snprintf(path, sizeof path, "%s/b.safetensors", p->path);
+	assert_int_equal(unlink(path), 0);
+	refuse(p, M2_ENOENT, path);
+}
+
+static void an_index_names_plain_files_only(void **state)
+{
+	static const struct {
+		const char *text, *word;
+	} bad[] = {
+		{"{\"weight_map\":{\"t\":\"../x.safetensors\"}}", "no plain file name"},
+		{"{\"weight_map\":{\"t\":\"/etc/passwd\"}}", "no plain file name"},
+		{"{\"weight_map\":{\"t\":\"a/b\"}}", "no plain file name"},
+		{"{\"weight_map\":{\"t\":\"..\"}}", "no plain file name"},
+		{"{\"weight_map\":{\"t\":\".\"}}", "no plain file name"},
+		{"{\"weight_map\":{\"t\":\"\"}}", "no plain file name"},
+		{"{\"weight_map\":{\"t\":\"a\\u0000b\"}}", "no plain file name"},
+		{"{\"weight_map\":{\"t\":7}}", "no plain file name"},
+		{"{\"weight_map\":{\"t\":null}}", "no plain file name"},
+		{"{\"weight_map\":{\"t\":\"a\",\"t\":\"b\"}}", "twice"},
+		{"{\"weight_map\":{}}", "no weight_map"},
+		{"{}", "no weight_map"},
+		{"[]", "no weight_map"},
+	};
+	char **names;
+	size_t count;
+	struct m2_why why;
+	(void)state;
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+		assert_int_equal(m2_shards_parse_index(
+					 bad[i].text, strlen(bad[i].text), &names, &count, &why),
+			M2_EFORMAT);
+		if (strstr(why.text, bad[i].word) == NULL)
+			print_error("%s: %s\n", bad[i].text, why.text);
+		assert_non_null(strstr(why.text, bad[i].word));
+	}
+	static const char good[] = "{\"weight_map\":{\"t\":\"a\",\"u\":\"b\",\"v\":\"a\"}}";
+	assert_int_equal(m2_shards_parse_index(good, strlen(good), &names, &count, &why), M2_OK);
+	assert_int_equal(count, 2);
+	assert_string_equal(names[0], "a");
+	assert_string_equal(names[1], "b");
+	free(names[0]);
+	free(names[1]);
+	free(names);
+}
+
+static void names_of_every_dialect_are_known(void **state)
+{
+	struct place *p = *state;
+	static const char *const prefixes[] = {"", "backbone.", "model.", "model.backbone."};
+	char names[MAX_LIST][128];
+	for (size_t k = 0; k < 4; k++) {
+		for (size_t i = 0; i < p->n; i++) {
+			const char *plain = usual[i].name;
+			if (i != HEAD)
+				plain += strlen("backbone.");
+			const bool singular = i == 0 && k % 2 == 1;
+			(void)snprintf(names[i], sizeof names[i], "%s%s",
+				i == HEAD ? (k >= 2 ? "model." : "") : prefixes[k],
+				singular ? "embedding.weight" : plain);
+			p->list[i].name = names[i];
+		}
+		p->list[CONV].shape = k == 0 ? "[24,4]" : k == 1 ? "[24,4,1]" : "[24,1,4]";
+		write_all(p, "{" CONFIG "}");
+		struct m2_checkpoint *c = accept(p);
+		assert_true(first_of(c, 0, M2_W_A_LOG) == (float)A_LOG);
+		m2_checkpoint_close(&c);
+	}
+	p->list[p->n++] = (struct tensor){"backbone.layers.0.rotary_emb.inv_freq", "F32", "[1]", 1};
+	write_all(p, "{" CONFIG "}");
+	struct m2_checkpoint *c = accept(p);
+	m2_checkpoint_close(&c);
+}
+
+static void every_float_type_is_read_and_f64_becomes_f32(void **state)
+{
+	static const char *const dtypes[] = {"F32", "F16", "BF16", "F64"};
+	static const enum m2_dtype wanted[] = {
+		M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16, M2_DTYPE_F32};
+	struct place *p = *state;
+	for (size_t k = 0; k < 4; k++) {
+		p->list[A_LOG].dtype = dtypes[k];
+		write_all(p, "{" CONFIG "}");
+		struct m2_checkpoint *c = accept(p);
+		const struct m2_weight_source s = m2_checkpoint_source(c);
+		assert_int_equal(s.dtype(s.ctx, 0, M2_W_A_LOG), wanted[k]);
+		assert_true(first_of(c, 0, M2_W_A_LOG) == (float)A_LOG);
+		m2_checkpoint_close(&c);
+	}
+	p->list[A_LOG].dtype = "I16";
+	write_all(p, "{" CONFIG "}");
+	refuse(p, M2_EUNSUPPORTED, "A_log has dtype I16");
+}
+
+static void every_shape_is_compared_and_both_are_said(void **state)
+{
+	static const struct {
+		size_t which;
+		const char *shape, *words;
+	} bad[] = {
+		{0, "[8,16]", "[8, 16], the config asks for [16, 8]"},
+		{0, "[128]", "[128], the config asks for [16, 8]"},
+		{1, "[2,4]", "[2, 4], the config asks for [8]"},
+		{HEAD, "[32,4]", "[32, 4], the config asks for [16, 8]"},
+		{4, "[21,16]", "[21, 16], the config asks for [42, 8]"},
+		{CONV, "[24,2,2]", "[24, 2, 2], the config asks for [24, 4]"},
+		{CONV, "[12,1,8]", "[12, 1, 8], the config asks for [24, 4]"},
+		{CONV, "[4,24]", "[4, 24], the config asks for [24, 4]"},
+		{A_LOG, "[1,2]", "[1, 2], the config asks for [2]"},
+		{11, "[16,8]", "[16, 8], the config asks for [8, 16]"},
+	};
+	struct place *p = *state;
+	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+		memcpy(p->list, usual, sizeof usual);
+		p->list[bad[i].which].shape = bad[i].shape;
+		write_all(p, "{" CONFIG "}");
+		refuse(p, M2_EFORMAT, bad[i].words);
+		refuse(p, M2_EFORMAT, usual[bad[i].which].name);
+	}
+	memcpy(p->list, usual, sizeof usual);
+	p->list[9] = (struct tensor){usual[9].name, "F32", "[16]", 16};
+	write_all(p, "{" CONFIG "}");
+	refuse(p, M2_EFORMAT, "mixer.D has shape [16], the config asks for [2]");
+	write_all(p, "{" CONFIG ",\"D_has_hdim\":true}");
+	struct m2_checkpoint *c = accept(p);
+	m2_checkpoint_close(&c);
+	p->list[9] = (struct tensor){usual[9].name, "F32", "[0]", 0};
+	write_all(p, "{" CONFIG "}");
+	refuse(p, M2_EFORMAT, "mixer.D has shape [0]");
+}
+
+static void missing_tensors_are_named(void **state)
+{
+	struct place *p = *state;
+	for (size_t i = 0; i < N_USUAL; i++) {
+		memcpy(p->list, usual, sizeof usual);
+		p->list[i] = usual[N_USUAL - 1];
+		p->n = N_USUAL - 1;
+		write_all(p, "{" CONFIG "}");
+		refuse(p, M2_EFORMAT, "1 tensors are missing: ");
+		refuse(p, M2_EFORMAT, usual[i].name);
+	}
+	memcpy(p->list, usual, sizeof usual);
+	p->n = N_USUAL;
+	write_all(p, "{" CONFIG ",\"use_bias\":true}");
+	refuse(p, M2_EFORMAT, "mixer.in_proj.bias");
+	p->n = 1;
+	write_all(p, "{" CONFIG "}");
+	refuse(p, M2_EFORMAT, "11 tensors are missing");
+	refuse(p, M2_EFORMAT, "...");
+}
+
+static void unknown_and_unwanted_tensors_are_refused(void **state)
+{
+	struct place *p = *state;
+	p->list[p->n++] = (struct tensor){"backbone.layers.0.mlp.fc1.weight", "F32", "[1]", 1};
+	p->list[p->n++] = (struct tensor){"score.weight", "F32", "[1]", 1};
+	write_all(p, "{" CONFIG "}");
+	refuse(p, M2_EUNSUPPORTED, "2 tensors are not of a Mamba-2 model");
+	refuse(p, M2_EUNSUPPORTED, "backbone.layers.0.mlp.fc1.weight");
+	refuse(p, M2_EUNSUPPORTED, "score.weight");
+	static const char *const odd[] = {"backbone.layers.00.norm.weight",
+		"backbone.layers.-1.norm.weight", "backbone.layers.99999999999.norm.weight",
+		"backbone.layers..norm.weight", "backbone.lm_head.weight",
+		"model.model.norm_f.weight", "norm.weight", "backbone.layers.0.norm_f.weight",
+		"BACKBONE.norm_f.weight"};
+	for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
+		p->n = N_USUAL + 1;
+		p->list[N_USUAL] = (struct tensor){odd[i], "F32", "[8]", 8};
+		write_all(p, "{" CONFIG "}");
+		refuse(p, M2_EUNSUPPORTED, odd[i]);
+	}
+	p->list[N_USUAL] = (struct tensor){"backbone.layers.1.norm.weight", "F32", "[8]", 8};
+	write_all(p, "{" CONFIG "}");
+	refuse(p, M2_EFORMAT, "layer 1, the config says 1 layers");
+	p->list[N_USUAL] = (struct tensor){"backbone.embedding.weight", "F32", "[16,8]", 128};
+	write_all(p, "{" CONFIG "}");
+	refuse(p, M2_EFORMAT, "are the same weight");
+	p->list[N_USUAL] =
+		(struct tensor){"backbone.layers.0.mixer.in_proj.bias", "F32", "[42]", 42};
+	write_all(p, "{" CONFIG "}");
+	refuse(p, M2_EFORMAT, "the config says that there is none");
+	p->n = N_USUAL;
+	write_all(p, "{" CONFIG ",\"rmsnorm\":false}");
+	refuse(p, M2_EFORMAT, "mixer.norm.weight is there");
+}
+
+static void a_tied_head_may_be_carried_along_if_it_is_the_embedding(void **state)
+{
+	struct place *p = *state;
+	static const char tied[] = "{" CONFIG ",\"tie_word_embeddings\":true}";
+	write_all(p, tied); /* the head's values are 2, the embedding's 0 */
+	refuse(p, M2_EFORMAT, "lm_head.weight differs from backbone.embeddings.weight");
+	p->list[HEAD].dtype = "BF16";
+	write_all(p, tied);
+	refuse(p, M2_EFORMAT, "differs");
+	/* without it */
+	p->list[HEAD] = usual[N_USUAL - 1];
+	p->n = N_USUAL - 1;
+	write_all(p, tied);
+	struct m2_checkpoint *c = accept(p);
+	const struct m2_weight_source s = m2_checkpoint_source(c);
+	assert_int_equal(s.dtype(s.ctx, -1, M2_W_HEAD), M2_DTYPE_NONE);
+	assert_int_equal(m2_checkpoint_parameters(c), 878 - 128);
+	m2_checkpoint_close(&c);
+	/* with one that is equal: each is the first of its own shard, so both hold zeros */
+	p->list[0] = (struct tensor){"lm_head.weight", "F32", "[16,8]", 128};
+	write_shard(p, "a.safetensors", 0, 1);
+	memcpy(p->list, usual, sizeof usual);
+	p->list[HEAD] = usual[N_USUAL - 1];
+	write_shard(p, "b.safetensors", 0, N_USUAL - 1);
+	FILE *file = create(p, "model.safetensors.index.json");
+	(void)fprintf(file, "{\"weight_map\":{\"lm_head.weight\":\"a.safetensors\"");
+	for (size_t i = 0; i < N_USUAL - 1; i++)
+		(void)fprintf(file, ",\"%s\":\"b.safetensors\"", p->list[i].name);
+	(void)fprintf(file, "}}");
+	assert_int_equal(fclose(file), 0);
+	c = accept(p);
+	assert_int_equal(m2_checkpoint_parameters(c), 878 - 128);
+	m2_checkpoint_close(&c);
+}
+
+static void what_is_not_there_or_of_another_kind_is_named(void **state)
+{
+	struct place *p = *state;
+	struct m2_checkpoint *c = NULL;
+	struct m2_why why;
+	refuse(p, M2_ENOENT, "config.json does not exist");
+	write_text(p, "params.json", "{}");
+	refuse(p, M2_EUNSUPPORTED, "Mistral");
+	write_text(p, "config.json", "{" CONFIG "}");
+	refuse(p, M2_ENOENT, "holds neither model.safetensors nor");
+	write_text(p, "pytorch_model.bin", "");
+	refuse(p, M2_EUNSUPPORTED, "pytorch_model.bin");
+	write_text(p, "consolidated.safetensors", "");
+	refuse(p, M2_EUNSUPPORTED, "consolidated.safetensors");
+	write_text(p, "model.safetensors", "");
+	refuse(p, M2_EFORMAT, "model.safetensors");
+	write_text(p, "mamba_config.json", "{}");
+	refuse(p, M2_EUNSUPPORTED, "MambaInLlama");
+	write_text(p, "config.json", "{");
+	char path[4200];
+	(void)snprintf(path, sizeof path, "%s/no/such/place", p->path);
+	assert_int_equal(m2_checkpoint_open(path, 0, &c, &why), M2_ENOENT);
+	(void)snprintf(path, sizeof path, "%s/no does not exist", p->path);
+	assert_string_equal(why.text, path);
+	(void)snprintf(path, sizeof path, "%s/config.json/x", p->path);
+	assert_int_equal(m2_checkpoint_open(path, 0, &c, &why), M2_ENOENT);
+	assert_non_null(strstr(why.text, "config.json is not a directory"));
+}
+
+/* Root may enter anything, so the refusal is seen as another user; in a child, to come back. */
+static void the_component_that_may_not_be_entered_is_named(void **state)
+{
+	struct place *p = *state;
+	char closed[4200];
+	char path[4300];
+	struct m2_checkpoint *c = NULL;
+	struct m2_why why = {.text = ""};
+	const bool root = geteuid() == 0;
+	write_all(p, "{" CONFIG "}");
+	(void)snprintf(closed, sizeof closed, "%s/closed", p->path);
+	(void)snprintf(path, sizeof path, "%s/model/deeper", closed);
+	assert_int_equal(mkdir(closed, 0700), 0);
+	assert_int_equal(chmod(p->path, 0755), 0);
+	assert_int_equal(chmod(closed, 0000), 0);
+	if (root)
+		assert_int_equal(seteuid(65534), 0);
+	const enum m2_err err = m2_checkpoint_open(path, 0, &c, &why);
+	if (root)
+		assert_int_equal(seteuid(0), 0);
+	assert_int_equal(chmod(closed, 0700), 0);
+	assert_int_equal(rmdir(closed), 0);
+	assert_int_equal(err, M2_EACCES);
+	char wanted[4300];
+	(void)snprintf(wanted, sizeof wanted, "may not enter %s:", closed);
+	if (strstr(why.text, wanted) == NULL)
+		print_error("%s\n", why.text);
+	assert_non_null(strstr(why.text, wanted));
+}
+
+static void a_weight_file_that_may_not_be_read_is_named_with_its_path(void **state)
+{
+	struct place *p = *state;
+	char path[4200];
+	struct m2_checkpoint *c = NULL;
+	struct m2_why why = {.text = ""};
+	const bool root = geteuid() == 0;
+	write_all(p, "{" CONFIG "}");
+	(void)snprintf(path, sizeof path, "%s/model.safetensors", p->path);
+	assert_int_equal(chmod(path, 0), 0);
+	assert_int_equal(chmod(p->path, 0755), 0);
+	if (root)
+		assert_int_equal(seteuid(65534), 0);
+	const enum m2_err err = m2_checkpoint_open(p->path, 0, &c, &why);
+	if (root)
+		assert_int_equal(seteuid(0), 0);
+	assert_int_equal(err, M2_EACCES);
+	assert_non_null(strstr(why.text, path));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, make_place, remove_place)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(a_single_file_is_read),
+		TEST(shards_are_read_and_win_over_a_single_file),
+		cmocka_unit_test(an_index_names_plain_files_only),
+		TEST(names_of_every_dialect_are_known),
+		TEST(every_float_type_is_read_and_f64_becomes_f32),
+		TEST(every_shape_is_compared_and_both_are_said),
+		TEST(missing_tensors_are_named),
+		TEST(unknown_and_unwanted_tensors_are_refused),
+		TEST(a_tied_head_may_be_carried_along_if_it_is_the_embedding),
+		TEST(what_is_not_there_or_of_another_kind_is_named),
+		TEST(the_component_that_may_not_be_entered_is_named),
+		TEST(a_weight_file_that_may_not_be_read_is_named_with_its_path),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,194 @@
+/* test_registry_daemon_config.c - the daemon's own configuration. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "registry/daemon_config.h"
+#include "tests/unit/test_registry_dir.h"
+
+static enum m2_err parse(const char *text, struct m2_daemon_config *c, struct m2_why *why)
+{
+	return m2_daemon_config_parse(text, strlen(text), "mamba2d.yaml", c, why);
+}
+
+static void no_file_at_all_is_a_valid_configuration(void **state)
+{
+	(void)state;
+	struct m2_daemon_config c, parsed;
+	m2_daemon_config_init(&c);
+	assert_int_equal(c.n_variant_dirs + c.n_admin_users + c.n_admin_groups, 0);
+	assert_int_equal(c.n_client_users + c.n_client_groups, 0);
+	assert_int_equal(c.cpu_threads, 0);
+	assert_string_equal(c.cpu_isa, "auto");
+	assert_string_equal(c.log_level, "info");
+	assert_int_equal(c.memory_budget_bytes, 0);
+	assert_int_equal(c.results_budget_bytes, INT64_C(4) << 30);
+	assert_int_equal(c.results_per_user_bytes, INT64_C(2) << 30);
+	assert_int_equal(c.requests_per_user, 1024);
+	assert_int_equal(c.results_keep_s, 60);
+	assert_int_equal(c.drain_timeout_s, 30);
+	assert_true(c.load_on_demand);
+	assert_int_equal(parse("", &parsed, NULL), M2_OK);
+	assert_memory_equal(&c, &parsed, sizeof c);
+	assert_int_equal(parse("# nothing\n", &parsed, NULL), M2_OK);
+	assert_memory_equal(&c, &parsed, sizeof c);
+}
+
+static void every_key_reaches_its_field(void **state)
+{
+	(void)state;
+	struct m2_daemon_config c;
+	struct m2_why why = {"", ""};
+	const char *text = "variant_dirs: [/a, /b/c]\nload_on_demand: false\nrequests_per_user: 3\n"
+			   "drain_timeout: 0s\nlog_level: debug\n"
+			   "admin: {users: [a, 5], groups: [b]}\n"
+			   "clients: {users: [c], groups: [d, e]}\n"
+			   "cpu: {threads: 7, isa: avx2, memory_budget: 80G}\n"
+			   "results: {budget: 3000000, per_user: 1024K, keep: 2h}\n";
+	const enum m2_err err = parse(text, &c, &why);
+	assert_string_equal(why.text, "");
+	assert_int_equal(err, M2_OK);
+	assert_int_equal(c.n_variant_dirs, 2);
+	assert_string_equal(c.variant_dirs[1], "/b/c");
+	assert_false(c.load_on_demand);
+	assert_int_equal(c.requests_per_user, 3);
+	assert_int_equal(c.drain_timeout_s, 0);
+	assert_string_equal(c.log_level, "debug");
+	assert_int_equal(c.n_admin_users, 2);
+	assert_string_equal(c.admin_users[1], "5");
+	assert_string_equal(c.admin_groups[0], "b");
+	assert_string_equal(c.client_users[0], "c");
+	assert_int_equal(c.n_client_groups, 2);
+	assert_string_equal(c.client_groups[1], "e");
+	assert_int_equal(c.cpu_threads, 7);
+	assert_string_equal(c.cpu_isa, "avx2");
+	assert_int_equal(c.memory_budget_bytes, INT64_C(80) << 30);
+	assert_int_equal(c.results_budget_bytes, 3000000);
+	assert_int_equal(c.results_per_user_bytes, 1 << 20);
+	assert_int_equal(c.results_keep_s, 7200);
+}
+
+static void what_is_wrong_is_refused_with_its_place(void **state)
+{
+	(void)state;
+	const struct {
+		const char *text;
+		const char *why;
+	} cases[] = {
+		{"cpu:\n  isa: sse\n",
+			"mamba2d.yaml:2:8: cpu.isa: wants auto, portable, avx2 or avx512, not sse"},
+		{"cpu: {memory_budget: 1025T}\n",
+			"mamba2d.yaml:1:22: cpu.memory_budget: wants bytes (K, M, G, T: powers of "
+			"1024), 0..1024T, not 1025T"},
+		{"cpu: {memory_budget: 9223372036854775807K}\n",
+			"mamba2d.yaml:1:22: cpu.memory_budget: wants bytes (K, M, G, T: powers of "
+			"1024), 0..1024T, not 9223372036854775807K"},
+		{"results: {budget: 1.5G}\n",
+			"mamba2d.yaml:1:19: results.budget: wants bytes (K, M, G, T: powers of 1024), "
+			"1M..1024T, not 1.5G"},
+		{"results: {keep: forever}\n",
+			"mamba2d.yaml:1:17: results.keep: wants a time (30s, 5m, 2h, 1d), 1s..1d, not "
+			"forever"},
+		{"variant_dirs: [variants]\n",
+			"mamba2d.yaml:1:16: variant_dirs: entry 1 a relative path is taken from the "
+			"file's directory, and there is none: write it in full"},
+		{"threads: 4\n",
+			"mamba2d.yaml:1:1: threads: unknown key; did you mean cpu.threads?"},
+		{"log_level: loud\n",
+			"mamba2d.yaml:1:12: log_level: wants error, warn, info or debug, not loud"},
+	};
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		struct m2_daemon_config c;
+		struct m2_why why;
+		assert_int_equal(parse(cases[i].text, &c, &why), M2_EINVAL);
+		assert_string_equal(why.text, cases[i].why);
+	}
+}
+
+static void every_log_level_is_one_of_the_logs(void **state)
+{
+	(void)state;
+	const char *levels[] = {"error", "warn", "info", "debug"};
+	for (int i = 0; i < 4; i++) {
+		char text[64];
+		struct m2_daemon_config c;
+		enum m2_log_level level;
+		(void)snprintf(text, sizeof text, "log_level: %s\n", levels[i]);
+		assert_int_equal(parse(text, &c, NULL), M2_OK);
+		assert_true(m2_log_level_parse(c.log_level, &level));
+	}
+}
+
+static void a_file_gives_its_directory_to_relative_paths(void **state)
+{
+	struct m2_daemon_config c;
+	struct m2_why why;
+	const char *path = test_path(state, "mamba2d.yaml");
+	test_write(path, "variant_dirs: [variants, /etc/x]\n");
+	assert_int_equal(m2_daemon_config_read(path, &c, &why), M2_OK);
+	assert_string_equal(c.variant_dirs[0], test_path(state, "variants"));
+	assert_string_equal(c.variant_dirs[1], "/etc/x");
+	assert_int_equal(m2_daemon_config_read(test_path(state, "none"), &c, &why), M2_ENOENT);
+}
+
+/* Take the # from the key lines ("#key", "#  key"; docs are "# Text"), leave the docs. */
+static char *uncommented(const char *text)
+{
+	char *out = malloc(strlen(text) + 1);
+	assert_non_null(out);
+	size_t n = 0;
+	bool start = true;
+	for (const char *p = text; *p != '\0'; p++) {
+		const bool doc = p[0] == '#' && (p[1] == '\n' || (p[1] == ' ' && p[2] != ' '));
+		if (!(start && p[0] == '#' && !doc))
+			out[n++] = *p;
+		start = *p == '\n';
+	}
+	out[n] = '\0';
+	return out;
+}
+
+static void the_committed_file_is_what_the_table_says(void **state)
+{
+	(void)state;
+	struct m2_daemon_config c, parsed;
+	struct m2_why why = {"", ""};
+	char *generated = m2_daemon_config_reference();
+	assert_non_null(generated);
+	test_reference("configs/mamba2d.yaml", generated);
+	m2_daemon_config_init(&c);
+	assert_int_equal(parse(generated, &parsed, &why), M2_OK);
+	assert_memory_equal(&c, &parsed, sizeof c);
+	/* with every key uncommented it says the same */
+	char *all = uncommented(generated);
+	assert_non_null(strstr(all, "\ncpu:\n"));
+	assert_non_null(strstr(all, "\n  isa: auto\n"));
+	const enum m2_err err = parse(all, &parsed, &why);
+	assert_string_equal(why.text, "");
+	assert_int_equal(err, M2_OK);
+	assert_memory_equal(&c, &parsed, sizeof c);
+	free(all);
+	free(generated);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(no_file_at_all_is_a_valid_configuration),
+		cmocka_unit_test(every_key_reaches_its_field),
+		cmocka_unit_test(what_is_wrong_is_refused_with_its_place),
+		cmocka_unit_test(every_log_level_is_one_of_the_logs),
+		cmocka_unit_test_setup_teardown(a_file_gives_its_directory_to_relative_paths,
+			test_dir_setup, test_dir_teardown),
+		cmocka_unit_test(the_committed_file_is_what_the_table_says),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
