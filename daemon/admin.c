@@ -45,8 +45,8 @@ void m2_admin_unload(struct m2_session *x)
 	struct m2_tenant *t = m2_residency_find(x->s, x->request.model);
 	if (t == NULL)
 		m2_session_fail(x,
-			m2_fail_field(M2_ENOENT, &why, "model", "%s is not resident",
-				x->request.model),
+			m2_fail_field(
+				M2_ENOENT, &why, "model", "%s is not resident", x->request.model),
 			&why);
 	else
 		m2_residency_unload(t, x->request.wait_s, x);

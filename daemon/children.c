@@ -22,11 +22,11 @@
 
 #include "common/log.h"
 
-#define MS UINT64_C(1000000)
+#define MS          UINT64_C(1000000)
 #define PAUSE_FIRST (10 * MS)
-#define PAUSE_MOST (5000 * MS)
-#define LIVED_LONG (30000 * MS)
-#define END_GRACE (2000 * MS) /* from the end of a channel to the end of its process */
+#define PAUSE_MOST  (5000 * MS)
+#define LIVED_LONG  (30000 * MS)
+#define END_GRACE   (2000 * MS) /* from the end of a channel to the end of its process */
 
 enum { BURST = 64 };
 

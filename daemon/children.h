@@ -40,8 +40,8 @@ struct m2_child {
 	void (*ended)(void *ctx); /* the process is gone; called before it is started again */
 
 	/* for the owner to read */
-	pid_t pid; /* 0: none */
-	bool ready; /* set by the owner on the child's own word, cleared here */
+	pid_t pid;     /* 0: none */
+	bool ready;    /* set by the owner on the child's own word, cleared here */
 	uint32_t life; /* how many times it was started: its generation */
 	uint32_t restarts;
 	uint64_t started_ns;

@@ -44,9 +44,9 @@ static void refuse(struct m2_supervisor *s, const struct m2_request *r, enum m2_
 	struct m2_ipc_reply reply = {.route = r->route, .uid = r->uid};
 	size_t length = 0;
 	struct json_object *o = m2_reply_error(r, err, why);
-	const char *text = o != NULL
-		? json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN, &length)
-		: NULL;
+	const char *text =
+		o != NULL ? json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN, &length)
+			  : NULL;
 	reply.header_bytes = (uint32_t)length;
 	if (text != NULL)
 		(void)m2_child_send(&s->gate, M2_IPC_GATE_REPLY, &reply, text, length);
@@ -59,7 +59,8 @@ static void resume(struct m2_session *x, const struct m2_request *again)
 	struct m2_why why;
 	if (x->request.op != again->op) {
 		refuse(x->s, again,
-			m2_fail_field(M2_EINVAL, &why, "key", "the key was used for another request"),
+			m2_fail_field(
+				M2_EINVAL, &why, "key", "the key was used for another request"),
 			&why);
 		return;
 	}
@@ -67,7 +68,8 @@ static void resume(struct m2_session *x, const struct m2_request *again)
 	x->request.client_id = again->client_id;
 	if (x->state == M2_SESSION_ENDED && m2_session_results_gone(x)) {
 		refuse(x->s, again,
-			m2_fail(M2_ENOENT, &why, "this request has ended and its results were released"),
+			m2_fail(M2_ENOENT, &why,
+				"this request has ended and its results were released"),
 			&why);
 		return;
 	}
@@ -79,8 +81,8 @@ static void resume(struct m2_session *x, const struct m2_request *again)
 	}
 }
 
-static void dispatch(struct m2_supervisor *s, const struct m2_request *r, const void *body,
-	size_t body_bytes)
+static void dispatch(
+	struct m2_supervisor *s, const struct m2_request *r, const void *body, size_t body_bytes)
 {
 	struct m2_why why;
 	struct m2_session *x = m2_session_find_key(s, r->uid, r->key);

@@ -18,9 +18,9 @@
 #include "daemon/sessions.h"
 #include "kernels/backend.h"
 
-#define SECOND UINT64_C(1000000000)
-#define SILENT (30 * SECOND) /* a step loop that does not turn that long hangs */
-#define FRESH (3 * SECOND)   /* three beats */
+#define SECOND     UINT64_C(1000000000)
+#define SILENT     (30 * SECOND)  /* a step loop that does not turn that long hangs */
+#define FRESH      (3 * SECOND)   /* three beats */
 #define SLOW_START (120 * SECOND) /* and a device that does not open that long */
 
 static void arguments(void *ctx, struct m2_arguments *args)
@@ -233,10 +233,10 @@ static bool segment_in_use(void *ctx, const char *name)
 {
 	struct m2_supervisor *s = ctx;
 	M2_LIST_EACH(&s->holding, at)
-		if (strcmp(M2_LIST_OF(at, struct m2_session, of_holding)->acceptance.segment, name) ==
-			0)
-			return true;
-	M2_LIST_EACH(&s->live, at) {
+	if (strcmp(M2_LIST_OF(at, struct m2_session, of_holding)->acceptance.segment, name) == 0)
+		return true;
+	M2_LIST_EACH(&s->live, at)
+	{
 		const struct m2_session *x = M2_LIST_OF(at, struct m2_session, of_state);
 		if (x->accepted && strcmp(x->acceptance.segment, name) == 0)
 			return true;
@@ -292,8 +292,8 @@ bool m2_engines_fresh(const struct m2_supervisor *s)
 {
 	const uint64_t now = m2_loop_now();
 	M2_LIST_EACH(&s->workers, at)
-		if (fresh_until(M2_LIST_OF(at, struct m2_engine, link)) <= now)
-			return false;
+	if (fresh_until(M2_LIST_OF(at, struct m2_engine, link)) <= now)
+		return false;
 	return true;
 }
 
@@ -335,7 +335,8 @@ enum m2_err m2_engine_for(struct m2_supervisor *s, const struct m2_variant *v,
 			return err;
 		(void)snprintf(device, sizeof device, "cuda:%d", v->device_ordinal);
 	}
-	M2_LIST_EACH(&s->workers, at) {
+	M2_LIST_EACH(&s->workers, at)
+	{
 		struct m2_engine *w = M2_LIST_OF(at, struct m2_engine, link);
 		if (strcmp(w->device, device) == 0) {
 			*out = w;

@@ -108,8 +108,8 @@ static enum m2_err bind_socket(
 	struct gate *g, enum m2_endpoint which, const char *name, mode_t mode, struct m2_why *why)
 {
 	char address[160];
-	const int n = snprintf(
-		address, sizeof address, "ipc://%s/%s", g->options->runtime_dir, name);
+	const int n =
+		snprintf(address, sizeof address, "ipc://%s/%s", g->options->runtime_dir, name);
 	if (n < 0 || n >= (int)sizeof address)
 		return m2_fail(M2_EINVAL, why, "%s/%s is too long for a socket",
 			g->options->runtime_dir, name);
@@ -137,8 +137,8 @@ static enum m2_err give_to_group(const struct m2_gate_options *o, struct m2_why 
 	(void)snprintf(path, sizeof path, "%s/%s", o->runtime_dir, M2_SOCKET_CONTROL);
 	if (chown(path, (uid_t)-1, (gid_t)o->control_gid) != 0 || chmod(path, 0660) != 0)
 		return m2_fail(M2_EIO, why,
-			"%s: giving it to group %u: %s (the daemon's user must be in that group)", path,
-			o->control_gid, strerror(errno));
+			"%s: giving it to group %u: %s (the daemon's user must be in that group)",
+			path, o->control_gid, strerror(errno));
 	return M2_OK;
 }
 
@@ -204,9 +204,9 @@ static void refuse(
 {
 	struct json_object *o = m2_reply_error(r, err, why);
 	size_t length = 0;
-	const char *text = o != NULL
-		? json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN, &length)
-		: NULL;
+	const char *text =
+		o != NULL ? json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN, &length)
+			  : NULL;
 	if (text != NULL)
 		send_frames(g, &r->route, text, length, NULL, 0);
 	json_object_put(o);
@@ -264,7 +264,8 @@ static enum m2_err handle_message(
 		payload ? zmq_msg_data(&frames[2]) : NULL, payload ? zmq_msg_size(&frames[2]) : 0,
 		endpoint, &r, &body, &body_bytes, &refusal);
 	if (err == M2_OK && count > FRAMES_MAX)
-		err = m2_fail(M2_EPROTO, &refusal, "a message has a header and at most one payload");
+		err = m2_fail(
+			M2_EPROTO, &refusal, "a message has a header and at most one payload");
 	r.route.generation = g->options->generation;
 	r.route.endpoint = (uint8_t)endpoint;
 	r.route.length = (uint8_t)id_bytes;

@@ -13,8 +13,8 @@
 #include "common/json.h"
 #include "common/utf8.h"
 
-enum target { /* how a value is stored */
-	TO_NOTHING,  /* has been looked at already */
+enum target {       /* how a value is stored */
+	TO_NOTHING, /* has been looked at already */
 	TO_U64,
 	TO_I64,
 	TO_I32,
@@ -95,7 +95,7 @@ static enum m2_err check_number(
 	double d;
 	int64_t n;
 	const bool numeric = json_object_is_type(value, json_type_int) ||
-		json_object_is_type(value, json_type_double);
+			     json_object_is_type(value, json_type_double);
 	if (f->type == M2_FIELD_INT || f->type == M2_FIELD_INTS) {
 		if (!numeric || !m2_json_as_int(value, &n))
 			return wrong_type(f, "an integer", why);
@@ -105,8 +105,8 @@ static enum m2_err check_number(
 			return wrong_type(f, "a number", why);
 	}
 	if (!(d >= f->min && d <= f->max)) /* NaN too */
-		return m2_fail_field(M2_EINVAL, why, f->name, "%s is %.16g, outside %.16g..%.16g", f->name,
-			d, f->min, f->max);
+		return m2_fail_field(M2_EINVAL, why, f->name, "%s is %.16g, outside %.16g..%.16g",
+			f->name, d, f->min, f->max);
 	return M2_OK;
 }
 
@@ -120,11 +120,12 @@ static enum m2_err check_string(
 	if (memchr(text, '\0', length) != NULL)
 		return wrong_type(f, "free of NUL characters", why);
 	if ((double)length < f->min || (double)length > f->max)
-		return m2_fail_field(M2_EINVAL, why, f->name, "%s has %zu bytes, outside %g..%g", f->name,
-			length, f->min, f->max);
+		return m2_fail_field(M2_EINVAL, why, f->name, "%s has %zu bytes, outside %g..%g",
+			f->name, length, f->min, f->max);
 	if (f->type == M2_FIELD_NAME && !m2_variant_name_valid(text))
 		return m2_fail_field(M2_EINVAL, why, f->name,
-			"%s is no name: lower-case letters, digits, '.', '_' and '-' only", f->name);
+			"%s is no name: lower-case letters, digits, '.', '_' and '-' only",
+			f->name);
 	return M2_OK;
 }
 
@@ -136,12 +137,13 @@ static enum m2_err check_pair(
 		return wrong_type(f, "an array of [id, number]", why);
 	if (!json_object_is_type(json_object_array_get_idx(pair, 0), json_type_int) ||
 		!m2_json_as_int(json_object_array_get_idx(pair, 0), &id) || id < 0 || id > 16777215)
-		return m2_fail_field(M2_EINVAL, why, f->name, "%s holds an id that is no token", f->name);
+		return m2_fail_field(
+			M2_EINVAL, why, f->name, "%s holds an id that is no token", f->name);
 	return check_number(f, json_object_array_get_idx(pair, 1), why);
 }
 
-static enum m2_err check_array(const struct m2_field *f, struct json_object *value,
-	size_t max_items, struct m2_why *why)
+static enum m2_err check_array(
+	const struct m2_field *f, struct json_object *value, size_t max_items, struct m2_why *why)
 {
 	if (!json_object_is_type(value, json_type_array))
 		return wrong_type(f, "an array", why);
@@ -151,9 +153,9 @@ static enum m2_err check_array(const struct m2_field *f, struct json_object *val
 			f->name, count, max_items);
 	for (size_t i = 0; i < count; i++) {
 		struct json_object *item = json_object_array_get_idx(value, i);
-		const enum m2_err err = f->type == M2_FIELD_INTS ? check_number(f, item, why)
-			: f->type == M2_FIELD_STRINGS            ? check_string(f, item, why)
-								 : check_pair(f, item, why);
+		const enum m2_err err = f->type == M2_FIELD_INTS      ? check_number(f, item, why)
+					: f->type == M2_FIELD_STRINGS ? check_string(f, item, why)
+								      : check_pair(f, item, why);
 		if (err != M2_OK)
 			return err;
 	}
@@ -169,8 +171,8 @@ static enum m2_err check_value(
 		return check_number(f, value, why);
 	case M2_FIELD_BOOL:
 		return json_object_is_type(value, json_type_boolean)
-			? M2_OK
-			: wrong_type(f, "true or false", why);
+			       ? M2_OK
+			       : wrong_type(f, "true or false", why);
 	case M2_FIELD_STRING:
 	case M2_FIELD_NAME:
 		return check_string(f, value, why);
@@ -191,8 +193,7 @@ static int hex_digit(char c)
 	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static enum m2_err store_key(
-	const char *field, const char *text, uint8_t *out, struct m2_why *why)
+static enum m2_err store_key(const char *field, const char *text, uint8_t *out, struct m2_why *why)
 {
 	bool zero = true;
 	for (int i = 0; i < M2_LIMIT_KEY_BYTES; i++) {
@@ -204,7 +205,8 @@ static enum m2_err store_key(
 		out[i] = (uint8_t)(high * 16 + low);
 		zero = zero && out[i] == 0;
 	}
-	return zero ? m2_fail_field(M2_EINVAL, why, field, "%s may not be all zeros", field) : M2_OK;
+	return zero ? m2_fail_field(M2_EINVAL, why, field, "%s may not be all zeros", field)
+		    : M2_OK;
 }
 
 /* One of two words; the second sets the flag. */
@@ -214,8 +216,8 @@ static enum m2_err store_choice(const char *field, const char *text, const char 
 	if (strcmp(text, flagged) == 0)
 		p->r->flags |= flag;
 	else if (strcmp(text, plain) != 0)
-		return m2_fail_field(M2_EINVAL, p->why, field, "%s is neither \"%s\" nor \"%s\"", field,
-			plain, flagged);
+		return m2_fail_field(M2_EINVAL, p->why, field, "%s is neither \"%s\" nor \"%s\"",
+			field, plain, flagged);
 	return M2_OK;
 }
 
@@ -317,8 +319,7 @@ static void take_identity(struct parse *p, struct json_object *header)
 	}
 }
 
-static enum m2_err take_op(
-	struct parse *p, struct json_object *header, enum m2_endpoint endpoint)
+static enum m2_err take_op(struct parse *p, struct json_object *header, enum m2_endpoint endpoint)
 {
 	struct json_object *value;
 	int64_t version;
@@ -335,8 +336,8 @@ static enum m2_err take_op(
 			json_object_get_string(value));
 	if (m2_op_endpoint(op) == M2_ENDPOINT_CONTROL && endpoint != M2_ENDPOINT_CONTROL)
 		return m2_fail_field(M2_EACCES, p->why, "op",
-			"%s is for administrators: send it to the control endpoint (%s)", m2_op_name(op),
-			M2_SOCKET_CONTROL);
+			"%s is for administrators: send it to the control endpoint (%s)",
+			m2_op_name(op), M2_SOCKET_CONTROL);
 	p->r->op = (uint32_t)op;
 	return M2_OK;
 }
@@ -348,15 +349,14 @@ static bool key_given(const uint8_t *key)
 }
 
 /* What must be there, and what excludes what. */
-static enum m2_err check_together(
-	struct parse *p, const char *payload, size_t payload_bytes)
+static enum m2_err check_together(struct parse *p, const char *payload, size_t payload_bytes)
 {
 	struct m2_request *r = p->r;
 	const uint32_t op = r->op;
 	const char *missing = NULL;
 	const bool long_running = op == M2_OP_GENERATE || op == M2_OP_SCORE;
-	const bool takes_payload = long_running || op == M2_OP_TOKENIZE ||
-		op == M2_OP_DETOKENIZE || op == M2_OP_REGISTER;
+	const bool takes_payload = long_running || op == M2_OP_TOKENIZE || op == M2_OP_DETOKENIZE ||
+				   op == M2_OP_REGISTER;
 	if (long_running && !key_given(r->key))
 		missing = "key";
 	else if (r->model[0] == '\0' && (m2_wire_field("model")->ops >> op & 1) != 0)
@@ -383,7 +383,8 @@ static enum m2_err check_together(
 		r->flags |= M2_REQUEST_TOKENS;
 	if ((r->flags & M2_REQUEST_TOKENS) != 0 && payload_bytes % 4 != 0)
 		return m2_fail_field(M2_EINVAL, p->why, "input",
-			"the payload has %zu bytes: not a whole number of int32 tokens", payload_bytes);
+			"the payload has %zu bytes: not a whole number of int32 tokens",
+			payload_bytes);
 	if (takes_payload && (r->flags & M2_REQUEST_TOKENS) == 0 &&
 		!m2_utf8_valid(payload, payload_bytes))
 		return m2_fail_field(M2_EINVAL, p->why, "input", "the payload is not valid UTF-8");
@@ -391,16 +392,16 @@ static enum m2_err check_together(
 }
 
 /* prompt | bias | stop strings, as daemon/request.h says. */
-static enum m2_err build_body(struct parse *p, const char *payload, size_t payload_bytes,
-	void **body, size_t *body_bytes)
+static enum m2_err build_body(
+	struct parse *p, const char *payload, size_t payload_bytes, void **body, size_t *body_bytes)
 {
 	struct m2_request *r = p->r;
 	r->prompt_bytes = (uint32_t)payload_bytes;
 	r->n_logit_bias = p->bias != NULL ? (uint32_t)json_object_array_length(p->bias) : 0;
 	r->n_stop = p->stop != NULL ? (uint32_t)json_object_array_length(p->stop) : 0;
 	for (uint32_t i = 0; i < r->n_stop; i++) {
-		r->stop_length[i] = (uint16_t)json_object_get_string_len(
-			json_object_array_get_idx(p->stop, i));
+		r->stop_length[i] =
+			(uint16_t)json_object_get_string_len(json_object_array_get_idx(p->stop, i));
 		r->stop_bytes += r->stop_length[i];
 	}
 	*body_bytes = m2_request_body_bytes(r);
@@ -411,7 +412,8 @@ static enum m2_err build_body(struct parse *p, const char *payload, size_t paylo
 		return m2_fail(M2_ENOMEM, p->why, "out of memory");
 	if (payload_bytes > 0)
 		memcpy(bytes, payload, payload_bytes);
-	struct m2_logit_bias *bias = (struct m2_logit_bias *)(void *)(bytes + m2_request_bias_at(r));
+	struct m2_logit_bias *bias =
+		(struct m2_logit_bias *)(void *)(bytes + m2_request_bias_at(r));
 	for (uint32_t i = 0; i < r->n_logit_bias; i++) {
 		struct json_object *pair = json_object_array_get_idx(p->bias, i);
 		double value = 0;
@@ -436,7 +438,8 @@ static enum m2_err parse_header(struct parse *p, struct json_object *header, con
 	enum m2_err err = take_op(p, header, endpoint);
 	if (err != M2_OK)
 		return err;
-	json_object_object_foreach(header, name, value) {
+	json_object_object_foreach(header, name, value)
+	{
 		err = take_field(p, name, value);
 		if (err != M2_OK)
 			return err;
@@ -457,11 +460,11 @@ enum m2_err m2_gate_parse(const char *header, size_t header_bytes, const void *p
 	*body = NULL;
 	*body_bytes = 0;
 	if (header_bytes > M2_LIMIT_HEADER_BYTES)
-		return m2_fail(M2_ELIMIT, why, "the header has %zu bytes, more than %d", header_bytes,
-			M2_LIMIT_HEADER_BYTES);
+		return m2_fail(M2_ELIMIT, why, "the header has %zu bytes, more than %d",
+			header_bytes, M2_LIMIT_HEADER_BYTES);
 	if (payload_bytes > M2_LIMIT_PAYLOAD_BYTES)
-		return m2_fail(M2_ELIMIT, why, "the payload has %zu bytes, more than %d", payload_bytes,
-			M2_LIMIT_PAYLOAD_BYTES);
+		return m2_fail(M2_ELIMIT, why, "the payload has %zu bytes, more than %d",
+			payload_bytes, M2_LIMIT_PAYLOAD_BYTES);
 	enum m2_err err =
 		m2_json_parse(header, header_bytes, M2_LIMIT_JSON_DEPTH, "header", &object, why);
 	if (err != M2_OK)

@@ -14,7 +14,7 @@ struct peer {
 	uint8_t name[33]; /* endpoint and routing id */
 	uint8_t length;   /* of name; 0: the entry is free */
 	uint32_t uid;
-	uint32_t chain;  /* next in its bucket */
+	uint32_t chain; /* next in its bucket */
 	uint32_t newer; /* in order of age, circular through the anchor */
 	uint32_t older;
 };
@@ -126,8 +126,8 @@ void m2_peers_note(
 	make_newest(t, i);
 }
 
-bool m2_peers_match(const struct m2_peers *t, uint8_t endpoint, const uint8_t *id, uint8_t length,
-	uint32_t uid)
+bool m2_peers_match(
+	const struct m2_peers *t, uint8_t endpoint, const uint8_t *id, uint8_t length, uint32_t uid)
 {
 	uint8_t name[33];
 	const uint8_t n = make_name(name, endpoint, id, length);

@@ -22,8 +22,8 @@ struct m2_peers *m2_peers_create(uint32_t capacity);
 void m2_peers_destroy(struct m2_peers **peers);
 
 /* A message from `uid` came over this endpoint and routing id (length <= 32). */
-void m2_peers_note(struct m2_peers *peers, uint8_t endpoint, const uint8_t *id, uint8_t length,
-	uint32_t uid);
+void m2_peers_note(
+	struct m2_peers *peers, uint8_t endpoint, const uint8_t *id, uint8_t length, uint32_t uid);
 
 /* Is it still that user's?  false for an unknown id too. */
 bool m2_peers_match(const struct m2_peers *peers, uint8_t endpoint, const uint8_t *id,

@@ -40,8 +40,10 @@ static enum m2_err find_tenant(struct m2_session *x, struct m2_tenant **out, str
 		err = m2_who_uses(s, x, v, why);
 	if (err == M2_OK && !s->config.load_on_demand)
 		err = m2_fail_field(M2_ENOENT, why, "model",
-			"%s is registered but not resident, and this daemon does not load on demand: "
-			"an administrator can load it", v->name);
+			"%s is registered but not resident, and this daemon does not load on "
+			"demand: "
+			"an administrator can load it",
+			v->name);
 	if (err == M2_OK)
 		err = m2_residency_want(s, v, &entry, x->request.uid, out, why);
 	free(v);
@@ -80,9 +82,10 @@ void m2_inference_run(struct m2_session *x)
 /* One's own request, by number or by key; an administrator's reach is everyone's. */
 static struct m2_session *find_target(struct m2_session *x)
 {
-	struct m2_session *target = x->request.request != 0
-		? m2_session_find(x->s, x->request.request)
-		: m2_session_find_key(x->s, x->request.uid, x->request.target);
+	struct m2_session *target =
+		x->request.request != 0
+			? m2_session_find(x->s, x->request.request)
+			: m2_session_find_key(x->s, x->request.uid, x->request.target);
 	if (target == NULL || target == x)
 		return NULL;
 	const bool own = target->request.uid == x->request.uid;
@@ -101,8 +104,8 @@ static void no_such(struct m2_session *x)
 {
 	struct m2_why why;
 	m2_session_fail(x,
-		m2_fail_field(M2_ENOENT, &why, "request", "no such request of user %u",
-			x->request.uid),
+		m2_fail_field(
+			M2_ENOENT, &why, "request", "no such request of user %u", x->request.uid),
 		&why);
 }
 

@@ -64,8 +64,7 @@ struct listing {
 	struct json_object *array;
 };
 
-static bool list_one(
-	void *ctx, const struct m2_variant *v, const struct m2_store_entry *entry)
+static bool list_one(void *ctx, const struct m2_variant *v, const struct m2_store_entry *entry)
 {
 	struct listing *l = ctx;
 	if (m2_who_uses(l->session->s, l->session, v, NULL) != M2_OK)
@@ -96,8 +95,7 @@ static void put_registration(struct json_object *o, const struct m2_store_entry 
 	struct json_object *r = json_object_new_object();
 	m2_reply_string(r, "checksum", entry->checksum);
 	m2_reply_string(r, "source", entry->source);
-	m2_reply_string(
-		r, "origin", entry->origin == M2_ORIGIN_MANUAL ? "manual" : "directory");
+	m2_reply_string(r, "origin", entry->origin == M2_ORIGIN_MANUAL ? "manual" : "directory");
 	m2_reply_int(r, "registered_at", entry->registered_at);
 	m2_reply_u64(r, "registered_by", entry->registered_by);
 	m2_reply_int(r, "last_load_at", entry->last_load_at);
@@ -204,20 +202,21 @@ void m2_inform_status(struct m2_session *x)
 	m2_reply_string(o, "version", M2_VERSION);
 	m2_reply_string(o, "state",
 		s->phase == M2_PHASE_STARTING   ? "starting"
-			: s->phase >= M2_PHASE_DRAINING ? "stopping"
-			: s->draining                   ? "draining"
-							: "running");
+		: s->phase >= M2_PHASE_DRAINING ? "stopping"
+		: s->draining                   ? "draining"
+						: "running");
 	m2_reply_int(o, "started_at", s->started_at);
 	m2_reply_seconds(o, "uptime_s", seconds_since(s->started_ns));
 	json_object_array_add(processes, new_process(&self, "supervisor"));
 	json_object_array_add(processes, new_process(&s->gate, "gate"));
-	M2_LIST_EACH(&s->workers, at) {
+	M2_LIST_EACH(&s->workers, at)
+	{
 		const struct m2_engine *e = M2_LIST_OF(at, struct m2_engine, link);
 		json_object_array_add(processes, new_process(&e->child, e->child.name));
 		json_object_array_add(devices, new_device(e));
 	}
 	M2_LIST_EACH(&s->residents, at)
-		residents += M2_LIST_OF(at, struct m2_tenant, link)->state == M2_TENANT_READY;
+	residents += M2_LIST_OF(at, struct m2_tenant, link)->state == M2_TENANT_READY;
 	json_object_object_add(o, "processes", processes);
 	json_object_object_add(o, "devices", devices);
 	m2_reply_u64(o, "resident", residents);
@@ -246,8 +245,7 @@ static struct json_object *new_resident(const struct m2_tenant *t)
 	m2_reply_u64(o, "steps", st->steps);
 	m2_reply_u64(o, "prompt_tokens", st->prompt_tokens);
 	m2_reply_u64(o, "generated_tokens", st->generated_tokens);
-	m2_reply_seconds(o, "idle_s",
-		loaded && t->n_running == 0 ? seconds_since(t->idle_ns) : 0);
+	m2_reply_seconds(o, "idle_s", loaded && t->n_running == 0 ? seconds_since(t->idle_ns) : 0);
 	m2_reply_u64(o, "bytes", loaded ? f->weights + f->state + f->workspace : 0);
 	if (t->state == M2_TENANT_LOADING) {
 		m2_reply_u64(o, "done", t->progress.done);
@@ -263,8 +261,7 @@ static struct json_object *new_request(const struct m2_session *x)
 	m2_reply_u64(o, "uid", x->request.uid);
 	m2_reply_u64(o, "pid", x->request.pid);
 	m2_reply_string(o, "op", m2_op_name((enum m2_op)x->request.op));
-	m2_reply_string(
-		o, "model", x->tenant != NULL ? x->tenant->variant.name : x->request.model);
+	m2_reply_string(o, "model", x->tenant != NULL ? x->tenant->variant.name : x->request.model);
 	m2_reply_string(o, "state",
 		x->state == M2_SESSION_RUNNING ? (x->accepted ? "accepted" : "sent") : "waiting");
 	m2_reply_seconds(o, "age_s", seconds_since(x->request.received_ns));
@@ -280,17 +277,20 @@ static void answer_ps(struct m2_session *x)
 	const bool all = m2_who_admin(s, x);
 	uint64_t results = 0;
 	uint64_t segments = 0;
-	M2_LIST_EACH(&s->residents, at) {
+	M2_LIST_EACH(&s->residents, at)
+	{
 		const struct m2_tenant *t = M2_LIST_OF(at, struct m2_tenant, link);
 		if (m2_who_uses(s, x, &t->variant, NULL) == M2_OK)
 			json_object_array_add(residents, new_resident(t));
 	}
-	M2_LIST_EACH(&s->live, at) {
+	M2_LIST_EACH(&s->live, at)
+	{
 		const struct m2_session *one = M2_LIST_OF(at, struct m2_session, of_state);
 		if (one->counted && (all || one->request.uid == x->request.uid))
 			json_object_array_add(requests, new_request(one));
 	}
-	M2_LIST_EACH(&s->workers, at) {
+	M2_LIST_EACH(&s->workers, at)
+	{
 		results += M2_LIST_OF(at, struct m2_engine, link)->stats.results_bytes;
 		segments += M2_LIST_OF(at, struct m2_engine, link)->stats.segments;
 	}
@@ -316,8 +316,8 @@ static void on_ps_limit(void *ctx)
 void m2_inform_stats(struct m2_supervisor *s)
 {
 	M2_LIST_EACH(&s->workers, at)
-		if (M2_LIST_OF(at, struct m2_engine, link)->asked)
-			return;
+	if (M2_LIST_OF(at, struct m2_engine, link)->asked)
+		return;
 	answer_all_ps(s);
 }
 
@@ -327,7 +327,8 @@ void m2_inform_ps(struct m2_session *x)
 	const struct m2_ipc_hello ask = {M2_WIRE_VERSION, 0};
 	x->state = M2_SESSION_WAITING;
 	m2_list_append(&s->ps_waiting, &x->of_resident);
-	M2_LIST_EACH(&s->workers, at) {
+	M2_LIST_EACH(&s->workers, at)
+	{
 		struct m2_engine *e = M2_LIST_OF(at, struct m2_engine, link);
 		if (e->child.ready && !e->asked)
 			e->asked = m2_child_send(&e->child, M2_IPC_STATS, &ask, NULL, 0);
@@ -352,8 +353,8 @@ void m2_inform_attach(struct m2_session *x)
 	}
 	m2_reply_string(o, "state",
 		target->state == M2_SESSION_ENDED     ? "finished"
-			: target->state == M2_SESSION_RUNNING ? "running"
-							      : "queued");
+		: target->state == M2_SESSION_RUNNING ? "running"
+						      : "queued");
 	if (target->accepted)
 		m2_reply_put_accepted(o, &target->acceptance,
 			m2_session_segment(target, path, sizeof path) ? path : NULL);

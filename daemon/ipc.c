@@ -32,7 +32,7 @@ struct row {
 
 enum {
 	REQUEST_BODY_MAX = M2_LIMIT_PAYLOAD_BYTES + 8 + M2_LIMIT_LOGIT_BIAS * 8 +
-		M2_LIMIT_STOP_STRINGS * M2_LIMIT_STOP_BYTES,
+			   M2_LIMIT_STOP_STRINGS * M2_LIMIT_STOP_BYTES,
 	MODELS_MAX = 4096 /* models in one answer to STATS */
 };
 
@@ -276,8 +276,8 @@ enum m2_err m2_ipc_send(struct m2_ipc_channel *c, enum m2_ipc_type type, const v
 			return err;
 		}
 	}
-	const struct head head = {(uint32_t)type, (uint32_t)row->fixed, (uint32_t)body_bytes,
-		in_memfd ? 1 : 0};
+	const struct head head = {
+		(uint32_t)type, (uint32_t)row->fixed, (uint32_t)body_bytes, in_memfd ? 1 : 0};
 	memset(p->packet, 0, body_at(row->fixed)); /* the padding too is ours, not the heap's */
 	memcpy(p->packet, &head, sizeof head);
 	memcpy(p->packet + sizeof head, fixed, row->fixed);
@@ -321,7 +321,8 @@ static enum m2_err map_body(struct m2_ipc_channel *c, int fd, size_t bytes, stru
 	const int seals = fcntl(fd, F_GET_SEALS);
 	if (seals < 0 || (seals & needed) != needed || fstat(fd, &st) != 0 ||
 		(size_t)st.st_size != bytes)
-		return m2_fail(M2_EPROTO, why, "channel: the body's memfd is not what was announced");
+		return m2_fail(
+			M2_EPROTO, why, "channel: the body's memfd is not what was announced");
 	/* private: before Linux 6.7 a write-sealed memfd refuses shared mappings, read-only ones too */
 	void *mapping = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
 	if (mapping == MAP_FAILED)
@@ -332,8 +333,8 @@ static enum m2_err map_body(struct m2_ipc_channel *c, int fd, size_t bytes, stru
 }
 
 /* Everything about the packet of `bytes` bytes in the buffer, against the table. */
-static enum m2_err check_packet(
-	struct m2_ipc_channel *c, size_t bytes, int fd, struct m2_ipc_packet *out, struct m2_why *why)
+static enum m2_err check_packet(struct m2_ipc_channel *c, size_t bytes, int fd,
+	struct m2_ipc_packet *out, struct m2_why *why)
 {
 	struct head head;
 	if (bytes < sizeof head)
@@ -343,9 +344,10 @@ static enum m2_err check_packet(
 	if (row == NULL || row->from != c->peer || row->to != c->side)
 		return m2_fail(M2_EPROTO, why, "channel: type %u is not for this end", head.type);
 	const size_t at = body_at(row->fixed);
-	const bool sized = head.in_memfd == 0
-		? head.body <= M2_IPC_INLINE && bytes == at + head.body && fd < 0
-		: head.in_memfd == 1 && head.body > M2_IPC_INLINE && bytes == at && fd >= 0;
+	const bool sized =
+		head.in_memfd == 0
+			? head.body <= M2_IPC_INLINE && bytes == at + head.body && fd < 0
+			: head.in_memfd == 1 && head.body > M2_IPC_INLINE && bytes == at && fd >= 0;
 	if (head.fixed != row->fixed || head.body > row->body_max || !sized)
 		return m2_fail(M2_EPROTO, why, "channel: type %u with wrong sizes", head.type);
 	if (head.in_memfd != 0) {

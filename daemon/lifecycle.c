@@ -28,8 +28,8 @@
 #include "daemon/sessions.h"
 #include "daemon/who.h"
 
-#define SECOND UINT64_C(1000000000)
-#define STOP_GRACE (5 * SECOND)   /* from "end" to kill */
+#define SECOND       UINT64_C(1000000000)
+#define STOP_GRACE   (5 * SECOND) /* from "end" to kill */
 #define CANCEL_GRACE (2 * SECOND) /* from cancelling the rest to stopping without it */
 
 enum { WAIT_DEFAULT_S = 30 };
@@ -141,8 +141,7 @@ void m2_lifecycle_scan(struct m2_supervisor *s, uint32_t by, struct json_object 
 	json_object_object_add(o, "problems", problems);
 }
 
-static bool preload_one(
-	void *ctx, const struct m2_variant *v, const struct m2_store_entry *entry)
+static bool preload_one(void *ctx, const struct m2_variant *v, const struct m2_store_entry *entry)
 {
 	struct m2_supervisor *s = ctx;
 	struct m2_tenant *t;
@@ -164,14 +163,15 @@ void m2_lifecycle_preload(struct m2_supervisor *s)
 	if (m2_store_each(s->store, preload_one, s, &why) != M2_OK)
 		m2_error("registry: %s", why.text);
 	M2_LIST_EACH(&s->workers, at)
-		m2_residency_load_next(M2_LIST_OF(at, struct m2_engine, link));
+	m2_residency_load_next(M2_LIST_OF(at, struct m2_engine, link));
 }
 
 /* Residents whose registration is another now, or gone. */
 static void put_stale(struct m2_supervisor *s, struct json_object *o)
 {
 	struct json_object *stale = json_object_new_array();
-	M2_LIST_EACH(&s->residents, at) {
+	M2_LIST_EACH(&s->residents, at)
+	{
 		const struct m2_tenant *t = M2_LIST_OF(at, struct m2_tenant, link);
 		struct m2_store_entry entry;
 		struct m2_why why;
@@ -215,7 +215,7 @@ uint32_t m2_lifecycle_running(const struct m2_supervisor *s)
 {
 	uint32_t n = 0;
 	M2_LIST_EACH(&s->live, at)
-		n += M2_LIST_OF(at, struct m2_session, of_state)->counted ? 1 : 0;
+	n += M2_LIST_OF(at, struct m2_session, of_state)->counted ? 1 : 0;
 	return n;
 }
 
@@ -226,8 +226,8 @@ static void answer_drains(struct m2_supervisor *s)
 		struct json_object *o = m2_session_result(x);
 		m2_reply_string(o, "state",
 			s->phase >= M2_PHASE_DRAINING ? "stopping"
-				: s->draining                 ? "drained"
-							      : "running");
+			: s->draining                 ? "drained"
+						      : "running");
 		m2_reply_u64(o, "running", m2_lifecycle_running(s));
 		m2_session_end(x, o, NULL, 0);
 	}
@@ -236,8 +236,8 @@ static void answer_drains(struct m2_supervisor *s)
 static bool children_left(const struct m2_supervisor *s)
 {
 	M2_LIST_EACH(&s->workers, at)
-		if (M2_LIST_OF(at, struct m2_engine, link)->child.pid > 0)
-			return true;
+	if (M2_LIST_OF(at, struct m2_engine, link)->child.pid > 0)
+		return true;
 	return s->gate.pid > 0;
 }
 
@@ -246,8 +246,7 @@ static void stop_children(struct m2_supervisor *s, uint64_t grace_ns)
 	s->phase = M2_PHASE_STOPPING;
 	m2_notify_state(s);
 	M2_LIST_EACH(&s->workers, at)
-		m2_child_stop(
-			&M2_LIST_OF(at, struct m2_engine, link)->child, M2_IPC_STOP, grace_ns);
+	m2_child_stop(&M2_LIST_OF(at, struct m2_engine, link)->child, M2_IPC_STOP, grace_ns);
 	m2_child_stop(&s->gate, M2_IPC_GATE_STOP, grace_ns);
 	s->loop.stop = !children_left(s);
 }
@@ -258,7 +257,8 @@ static void cancel_all(struct m2_supervisor *s)
 	/* a session that waits ends inside the call and leaves the list: begin anew each time */
 	for (bool again = true; again;) {
 		again = false;
-		M2_LIST_EACH(&s->live, at) {
+		M2_LIST_EACH(&s->live, at)
+		{
 			struct m2_session *x = M2_LIST_OF(at, struct m2_session, of_state);
 			if (!x->counted || x->cancelled)
 				continue;
@@ -330,7 +330,8 @@ static void reap(struct m2_supervisor *s)
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
 		if (pid == s->gate.pid)
 			m2_child_reaped(&s->gate, status);
-		M2_LIST_EACH(&s->workers, at) {
+		M2_LIST_EACH(&s->workers, at)
+		{
 			struct m2_child *c = &M2_LIST_OF(at, struct m2_engine, link)->child;
 			if (pid == c->pid)
 				m2_child_reaped(c, status);

@@ -11,7 +11,7 @@ struct m2_link {
 };
 
 /* The structure around a link. */
-#define M2_LIST_OF(link, type, member) ((type *)(void *)((char *)(link) - offsetof(type, member)))
+#define M2_LIST_OF(link, type, member) ((type *)(void *)((char *)(link)-offsetof(type, member)))
 
 /* Over all members; the body may remove the current one, and no other. */
 #define M2_LIST_EACH(list, at)                                                                     \

@@ -42,7 +42,8 @@ static void print_status(struct m2_supervisor *s, char *line, size_t size)
 	int resident = 0;
 	int loading = 0;
 	char names[128] = "";
-	M2_LIST_EACH(&s->residents, at) {
+	M2_LIST_EACH(&s->residents, at)
+	{
 		const struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		const size_t used = strlen(names);
 		if (r->state == M2_TENANT_WAITING || r->state == M2_TENANT_LOADING)
@@ -51,15 +52,15 @@ static void print_status(struct m2_supervisor *s, char *line, size_t size)
 			continue;
 		resident++;
 		if (used + strlen(r->variant.name) + 8 < sizeof names)
-			(void)snprintf(names + used, sizeof names - used, "%s%s", used > 0 ? ", " : "",
-				r->variant.name);
+			(void)snprintf(names + used, sizeof names - used, "%s%s",
+				used > 0 ? ", " : "", r->variant.name);
 		else if (used > 0 && names[used - 1] != '.')
 			(void)snprintf(names + used, sizeof names - used, ", ...");
 	}
 	const char *phase = s->phase == M2_PHASE_STOPPING ? "stopping; "
-		: s->draining                                 ? "draining; "
-		: s->gate.ready                               ? ""
-							      : "endpoints not up; ";
+			    : s->draining                 ? "draining; "
+			    : s->gate.ready               ? ""
+							  : "endpoints not up; ";
 	(void)snprintf(line, size, "%s%d resident%s%s%s, %d loading", phase, resident,
 		names[0] != '\0' ? " (" : "", names, names[0] != '\0' ? ")" : "", loading);
 }

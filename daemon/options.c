@@ -40,19 +40,22 @@ enum key {
 };
 
 static const struct argp_option table[] = {
-	{"config", KEY_CONFIG, "FILE", 0, "The daemon's own settings (default: mamba2d.yaml in the "
-					  "configuration directory, if it is there)", 0},
+	{"config", KEY_CONFIG, "FILE", 0,
+		"The daemon's own settings (default: mamba2d.yaml in the "
+		"configuration directory, if it is there)",
+		0},
 	{"runtime-dir", KEY_RUNTIME, "DIR", 0, "Sockets and results memory; should be a tmpfs", 0},
 	{"state-dir", KEY_STATE, "DIR", 0, "The registry's database", 0},
 	{"variant-dir", KEY_VARIANTS, "DIR", 0,
-		"Register every *.yaml in DIR, besides those of the configuration; may be repeated", 0},
+		"Register every *.yaml in DIR, besides those of the configuration; may be repeated",
+		0},
 	{"log-level", KEY_LOG, "LEVEL", 0, "error, warn, info or debug", 0},
 	{"cpu-threads", KEY_THREADS, "N", 0, "Threads of the CPU; 0: one per processor", 0},
 	{"isa", KEY_ISA, "NAME", 0, "Code for the CPU: auto, portable, avx2 or avx512", 0},
 	{"backend", KEY_BACKEND, "NAME", 0,
 		"What runs the device \"cpu\": cpu, or ref, the slow definition, for tests", 0},
-	{"foreground", KEY_FOREGROUND, NULL, 0, "Accepted, and always so: the daemon never forks away",
-		0},
+	{"foreground", KEY_FOREGROUND, NULL, 0,
+		"Accepted, and always so: the daemon never forks away", 0},
 	{"role", KEY_ROLE, "ROLE", OPTION_HIDDEN, "", 0},
 	{"fd", KEY_FD, "N", OPTION_HIDDEN, "", 0},
 	{"generation", KEY_GENERATION, "N", OPTION_HIDDEN, "", 0},
@@ -66,9 +69,11 @@ static const struct argp_option table[] = {
 
 static const char help[] =
 	"Serve Mamba-2 language models to the users of this host.\v"
-	"The daemon registers the variants it finds in its variant directories, loads those that say "
+	"The daemon registers the variants it finds in its variant directories, loads those that "
+	"say "
 	"`preload: true`, and answers clients on RUNTIME/client.sock and administrators on "
-	"RUNTIME/control.sock.  It stays in the foreground; SIGHUP reads configuration and variants "
+	"RUNTIME/control.sock.  It stays in the foreground; SIGHUP reads configuration and "
+	"variants "
 	"again, SIGTERM lets running requests finish and ends.\n\n"
 	"Directories, unless options or systemd say otherwise:\n"
 	"  as a service   /run/mamba2d  /var/lib/mamba2d  /etc/mamba2d\n"
@@ -85,8 +90,8 @@ static enum m2_err copy(
 {
 	const size_t length = strlen(text);
 	if (length >= size)
-		return m2_fail_field(M2_EINVAL, why, option, "--%s is longer than %zu bytes", option,
-			size - 1);
+		return m2_fail_field(
+			M2_EINVAL, why, option, "--%s is longer than %zu bytes", option, size - 1);
 	memcpy(out, text, length + 1);
 	return M2_OK;
 }
@@ -100,9 +105,9 @@ static enum m2_err copy_path(
 	char *here = getcwd(NULL, 0);
 	const int n = here != NULL ? snprintf(out, size, "%s/%s", here, text) : -1;
 	free(here);
-	return n >= 0 && (size_t)n < size
-		? M2_OK
-		: m2_fail_field(M2_EINVAL, why, option, "--%s: the path is too long", option);
+	return n >= 0 && (size_t)n < size ? M2_OK
+					  : m2_fail_field(M2_EINVAL, why, option,
+						    "--%s: the path is too long", option);
 }
 
 static enum m2_err number(const char *text, int64_t min, int64_t max, const char *option,
@@ -112,8 +117,9 @@ static enum m2_err number(const char *text, int64_t min, int64_t max, const char
 	errno = 0;
 	const long long n = strtoll(text, &end, 10);
 	if (end == text || *end != '\0' || errno != 0 || n < min || n > max)
-		return m2_fail_field(M2_EINVAL, why, option, "--%s: \"%s\" is no number in %lld..%lld",
-			option, text, (long long)min, (long long)max);
+		return m2_fail_field(M2_EINVAL, why, option,
+			"--%s: \"%s\" is no number in %lld..%lld", option, text, (long long)min,
+			(long long)max);
 	*out = n;
 	return M2_OK;
 }
@@ -148,16 +154,15 @@ static enum m2_err take_public(struct parse *p, int key, const char *arg)
 		o->config_given = true;
 		return copy_path(o->config, sizeof o->config, arg, "config", p->why);
 	case KEY_RUNTIME:
-		return copy_path(
-			o->runtime_dir, sizeof o->runtime_dir, arg, "runtime-dir", p->why);
+		return copy_path(o->runtime_dir, sizeof o->runtime_dir, arg, "runtime-dir", p->why);
 	case KEY_STATE:
 		return copy_path(o->state_dir, sizeof o->state_dir, arg, "state-dir", p->why);
 	case KEY_VARIANTS:
 		if (o->n_variant_dirs == M2_OPTION_DIRS)
 			return m2_fail(M2_EINVAL, p->why, "--variant-dir more than %d times",
 				M2_OPTION_DIRS);
-		return copy_path(o->variant_dirs[o->n_variant_dirs++],
-			sizeof o->variant_dirs[0], arg, "variant-dir", p->why);
+		return copy_path(o->variant_dirs[o->n_variant_dirs++], sizeof o->variant_dirs[0],
+			arg, "variant-dir", p->why);
 	case KEY_LOG:
 		return word(o->log_level, sizeof o->log_level, arg, levels, "log-level", p->why);
 	case KEY_THREADS:
@@ -244,8 +249,8 @@ static bool is_service(void)
 	return geteuid() == 0 || getenv("INVOCATION_ID") != NULL;
 }
 
-static enum m2_err user_directory(char *out, size_t size, const char *variable,
-	const char *below_home, struct m2_why *why)
+static enum m2_err user_directory(
+	char *out, size_t size, const char *variable, const char *below_home, struct m2_why *why)
 {
 	const char *base = getenv(variable);
 	const char *home = getenv("HOME");
@@ -283,7 +288,8 @@ static enum m2_err choose_directories(struct m2_options *o, struct m2_why *why)
 			"/var/lib/mamba2d", "XDG_STATE_HOME", ".local/state", why);
 	if (err == M2_OK)
 		err = choose_directory(o->config_dir, sizeof o->config_dir,
-			"CONFIGURATION_DIRECTORY", "/etc/mamba2d", "XDG_CONFIG_HOME", ".config", why);
+			"CONFIGURATION_DIRECTORY", "/etc/mamba2d", "XDG_CONFIG_HOME", ".config",
+			why);
 	if (err != M2_OK || o->config[0] != '\0')
 		return err;
 	if ((size_t)snprintf(o->config, sizeof o->config, "%s/mamba2d.yaml", o->config_dir) >=
@@ -300,7 +306,8 @@ static enum m2_err check_socket_path(const struct m2_options *o, struct m2_why *
 	const size_t limit = sizeof((struct sockaddr_un *)NULL)->sun_path - 1;
 	if (longest > limit)
 		return m2_fail_field(M2_EINVAL, why, "runtime-dir",
-			"the socket %.60s.../%s would have %zu bytes, more than the %zu that a Unix "
+			"the socket %.60s.../%s would have %zu bytes, more than the %zu that a "
+			"Unix "
 			"socket's name may have: choose a shorter --runtime-dir",
 			o->runtime_dir, M2_SOCKET_CONTROL, longest, limit);
 	return M2_OK;
@@ -314,8 +321,8 @@ static bool is_journal(void)
 	unsigned long long device;
 	unsigned long long inode;
 	return stream != NULL && fstat(STDERR_FILENO, &st) == 0 &&
-		sscanf(stream, "%llu:%llu", &device, &inode) == 2 && device == st.st_dev &&
-		inode == st.st_ino;
+	       sscanf(stream, "%llu:%llu", &device, &inode) == 2 && device == st.st_dev &&
+	       inode == st.st_ino;
 }
 
 enum m2_err m2_options_parse(int argc, char **argv, struct m2_options *out, struct m2_why *why)

@@ -13,7 +13,8 @@
 
 struct m2_user *m2_user_get(struct m2_supervisor *s, uint32_t uid)
 {
-	M2_LIST_EACH(&s->users, at) {
+	M2_LIST_EACH(&s->users, at)
+	{
 		struct m2_user *user = M2_LIST_OF(at, struct m2_user, link);
 		if (user->uid == uid) {
 			user->sessions++;
@@ -79,7 +80,8 @@ static void on_process_end(void *ctx, uint32_t events)
 
 static struct m2_process *find_process(struct m2_supervisor *s, uint32_t pid, uint32_t uid)
 {
-	M2_LIST_EACH(&s->processes, at) {
+	M2_LIST_EACH(&s->processes, at)
+	{
 		struct m2_process *p = M2_LIST_OF(at, struct m2_process, link);
 		if (p->pid == pid && p->uid == uid)
 			return p;

@@ -69,8 +69,8 @@ struct json_object *m2_reply_error_object(enum m2_err err, const struct m2_why *
 	m2_reply_string(o, "code", m2_err_code(err));
 	m2_reply_int(o, "number", err);
 	m2_reply_string(o, "field", why->field);
-	m2_reply_string(o, "message", m2_utf8_valid(why->text, strlen(why->text)) ? why->text
-										  : m2_err_advice(err));
+	m2_reply_string(o, "message",
+		m2_utf8_valid(why->text, strlen(why->text)) ? why->text : m2_err_advice(err));
 	return o;
 }
 
@@ -127,8 +127,8 @@ void m2_reply_put_finished(struct json_object *o, const struct m2_ipc_finished *
 		struct m2_why why = f->why;
 		why.field[sizeof why.field - 1] = '\0';
 		why.text[sizeof why.text - 1] = '\0';
-		json_object_object_add(o, "error",
-			m2_reply_error_object(m2_err_from_number((long)f->err), &why));
+		json_object_object_add(
+			o, "error", m2_reply_error_object(m2_err_from_number((long)f->err), &why));
 	}
 	m2_reply_u64(o, "prompt_tokens", f->prompt_tokens);
 	m2_reply_u64(o, "generated_tokens", f->generated_tokens);
@@ -212,7 +212,7 @@ void m2_reply_put_loaded(struct json_object *o, const struct m2_ipc_loaded *l)
 	m2_reply_u64(f, "state", l->footprint.state);
 	m2_reply_u64(f, "workspace", l->footprint.workspace);
 	m2_reply_u64(f, "per_slot", l->footprint.per_slot);
-	m2_reply_u64(f, "total",
-		l->footprint.weights + l->footprint.state + l->footprint.workspace);
+	m2_reply_u64(
+		f, "total", l->footprint.weights + l->footprint.state + l->footprint.workspace);
 	json_object_object_add(o, "footprint", f);
 }

@@ -45,6 +45,7 @@ void m2_reply_string(struct json_object *o, const char *name, const char *value)
 void m2_reply_int(struct json_object *o, const char *name, int64_t value);
 void m2_reply_u64(struct json_object *o, const char *name, uint64_t value);
 void m2_reply_bool(struct json_object *o, const char *name, bool value);
-void m2_reply_seconds(struct json_object *o, const char *name, float value); /* to the millisecond */
+void m2_reply_seconds(
+	struct json_object *o, const char *name, float value); /* to the millisecond */
 
 #endif

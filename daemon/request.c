@@ -73,10 +73,11 @@ static enum m2_err check_header(const struct m2_request *r, struct m2_why *why)
 	if (r->request > (uint64_t)field_of(F_request)->max ||
 		(r->request != 0 && !taken_by(F_request, r->op)))
 		return broken(why, F_request);
-	if (r->wait_s != -1 && (!in_range(F_wait_s, (double)r->wait_s) || !taken_by(F_wait_s, r->op)))
+	if (r->wait_s != -1 &&
+		(!in_range(F_wait_s, (double)r->wait_s) || !taken_by(F_wait_s, r->op)))
 		return broken(why, F_wait_s);
-	if (r->deadline_ms != 0 &&
-		(!in_range(F_deadline_ms, (double)r->deadline_ms) || !taken_by(F_deadline_ms, r->op)))
+	if (r->deadline_ms != 0 && (!in_range(F_deadline_ms, (double)r->deadline_ms) ||
+					   !taken_by(F_deadline_ms, r->op)))
 		return broken(why, F_deadline_ms);
 	return M2_OK;
 }
@@ -142,7 +143,8 @@ static enum m2_err check_sampling(const struct m2_request *r, struct m2_why *why
 	}
 	if (!in_range(F_n, r->n) || (r->n != 1 && !taken_by(F_n, r->op)))
 		return broken(why, F_n);
-	if (!in_range(F_logprobs, r->logprobs) || (r->logprobs != -1 && !taken_by(F_logprobs, r->op)))
+	if (!in_range(F_logprobs, r->logprobs) ||
+		(r->logprobs != -1 && !taken_by(F_logprobs, r->op)))
 		return broken(why, F_logprobs);
 	return M2_OK;
 }
@@ -150,7 +152,8 @@ static enum m2_err check_sampling(const struct m2_request *r, struct m2_why *why
 static enum m2_err check_body(const struct m2_request *r, size_t body_bytes, struct m2_why *why)
 {
 	const bool payload = r->op == M2_OP_GENERATE || r->op == M2_OP_SCORE ||
-		r->op == M2_OP_TOKENIZE || r->op == M2_OP_DETOKENIZE || r->op == M2_OP_REGISTER;
+			     r->op == M2_OP_TOKENIZE || r->op == M2_OP_DETOKENIZE ||
+			     r->op == M2_OP_REGISTER;
 	size_t stop_bytes = 0;
 	if (r->prompt_bytes > M2_LIMIT_PAYLOAD_BYTES || (r->prompt_bytes != 0 && !payload) ||
 		((r->flags & M2_REQUEST_TOKENS) != 0 && r->prompt_bytes % 4 != 0))
@@ -167,8 +170,8 @@ static enum m2_err check_body(const struct m2_request *r, size_t body_bytes, str
 	}
 	if (r->stop_bytes != stop_bytes || body_bytes != m2_request_body_bytes(r))
 		return m2_fail(M2_EPROTO, why,
-			"a request between processes has a body of %zu bytes, %zu expected", body_bytes,
-			m2_request_body_bytes(r));
+			"a request between processes has a body of %zu bytes, %zu expected",
+			body_bytes, m2_request_body_bytes(r));
 	return M2_OK;
 }
 

@@ -47,7 +47,8 @@ static bool has_name(const struct m2_variant *v, const char *name)
 
 struct m2_tenant *m2_residency_find(struct m2_supervisor *s, const char *name)
 {
-	M2_LIST_EACH(&s->residents, at) {
+	M2_LIST_EACH(&s->residents, at)
+	{
 		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		if (has_name(&r->variant, name))
 			return r;
@@ -57,7 +58,8 @@ struct m2_tenant *m2_residency_find(struct m2_supervisor *s, const char *name)
 
 struct m2_tenant *m2_residency_find_handle(struct m2_engine *worker, uint32_t handle)
 {
-	M2_LIST_EACH(&worker->s->residents, at) {
+	M2_LIST_EACH(&worker->s->residents, at)
+	{
 		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		if (r->engine == worker && r->handle == handle && r->state != M2_TENANT_WAITING)
 			return r;
@@ -79,13 +81,14 @@ static uint64_t footprint(const struct m2_tenant *r)
 	if (r->state != M2_TENANT_READY && r->state != M2_TENANT_UNLOADING)
 		return 0;
 	return r->loaded.footprint.weights + r->loaded.footprint.state +
-		r->loaded.footprint.workspace;
+	       r->loaded.footprint.workspace;
 }
 
 uint64_t m2_residency_bytes(const struct m2_engine *worker)
 {
 	uint64_t bytes = 0;
-	M2_LIST_EACH(&worker->s->residents, at) {
+	M2_LIST_EACH(&worker->s->residents, at)
+	{
 		const struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		if (r->engine == worker)
 			bytes += footprint(r);
@@ -188,7 +191,8 @@ static void start_load(struct m2_tenant *r)
 	if (!budget_left(r->engine, &load.budget)) {
 		load_failed(r,
 			m2_fail(M2_ENOMEM, &why,
-				"the memory budget of %lld bytes is used up: unload a variant first",
+				"the memory budget of %lld bytes is used up: unload a variant "
+				"first",
 				(long long)s->config.memory_budget_bytes),
 			&why);
 		return;
@@ -197,8 +201,8 @@ static void start_load(struct m2_tenant *r)
 	r->load_ns = m2_loop_now();
 	r->progress = (struct m2_ipc_progress){.model = r->handle};
 	if (!r->recorded && r->history < 0 &&
-		m2_store_load_begin(s->store, r->variant.name, r->engine->device, r->by, &r->history,
-			&why) != M2_OK) {
+		m2_store_load_begin(s->store, r->variant.name, r->engine->device, r->by,
+			&r->history, &why) != M2_OK) {
 		m2_warn("load history: %s", why.text);
 		r->history = -1;
 	}
@@ -215,7 +219,8 @@ void m2_residency_load_next(struct m2_engine *worker)
 {
 	while (worker->child.ready && worker->loading == NULL) {
 		struct m2_tenant *next = NULL;
-		M2_LIST_EACH(&worker->s->residents, at) {
+		M2_LIST_EACH(&worker->s->residents, at)
+		{
 			struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 			if (next == NULL && r->engine == worker && r->state == M2_TENANT_WAITING)
 				next = r;
@@ -281,8 +286,7 @@ void m2_residency_forward(struct m2_tenant *r, struct m2_session *x)
 	r->n_running++;
 	r->served++;
 	/* if this fails the worker is dying, and its end answers the session */
-	(void)m2_child_send(
-		&r->engine->child, M2_IPC_REQUEST, packet, x->body, x->body_bytes);
+	(void)m2_child_send(&r->engine->child, M2_IPC_REQUEST, packet, x->body, x->body_bytes);
 	free(packet);
 	free(x->body);
 	x->body = NULL;
@@ -303,7 +307,8 @@ void m2_residency_progress(struct m2_engine *worker, const struct m2_ipc_progres
 		return;
 	r->progress = *progress;
 	r->progress.what[sizeof r->progress.what - 1] = '\0';
-	M2_LIST_EACH(&r->waiting, at) {
+	M2_LIST_EACH(&r->waiting, at)
+	{
 		struct m2_session *x = M2_LIST_OF(at, struct m2_session, of_resident);
 		if (x->request.op != M2_OP_LOAD)
 			continue;
@@ -438,7 +443,7 @@ static bool is_idle(const struct m2_tenant *r)
 {
 	/* keep_alive 0 means "unload after use": one that was loaded on purpose waits for its first */
 	return r->state == M2_TENANT_READY && r->variant.keep_alive_s >= 0 && r->n_running == 0 &&
-		m2_list_empty(&r->waiting) && (r->variant.keep_alive_s > 0 || r->served > 0);
+	       m2_list_empty(&r->waiting) && (r->variant.keep_alive_s > 0 || r->served > 0);
 }
 
 static void on_idle(void *ctx)
@@ -446,7 +451,8 @@ static void on_idle(void *ctx)
 	struct m2_supervisor *s = ctx;
 	const uint64_t now = m2_loop_now();
 	uint64_t next = UINT64_MAX;
-	M2_LIST_EACH(&s->residents, at) {
+	M2_LIST_EACH(&s->residents, at)
+	{
 		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		if (!is_idle(r))
 			continue;
@@ -466,9 +472,9 @@ void m2_residency_session_left(struct m2_tenant *r)
 	uint32_t running = 0;
 	uint32_t waiting = 0;
 	M2_LIST_EACH(&r->running, at)
-		running++;
+	running++;
 	M2_LIST_EACH(&r->waiting, at)
-		waiting += M2_LIST_OF(at, struct m2_session, of_resident)->counted ? 1 : 0;
+	waiting += M2_LIST_OF(at, struct m2_session, of_resident)->counted ? 1 : 0;
 	if (running == 0 && r->n_running > 0)
 		r->idle_ns = m2_loop_now();
 	r->n_running = running;
@@ -510,7 +516,8 @@ void m2_residency_worker_ended(struct m2_engine *worker)
 {
 	struct m2_supervisor *s = worker->s;
 	worker->loading = NULL;
-	M2_LIST_EACH(&s->residents, at) {
+	M2_LIST_EACH(&s->residents, at)
+	{
 		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		if (r->engine != worker)
 			continue;

@@ -36,22 +36,22 @@ struct m2_tenant {
 	char checksum[65]; /* of what was registered when it was loaded */
 	struct m2_engine *engine;
 	enum m2_tenant_state state;
-	uint32_t handle;          /* of this load; the worker's name for it */
+	uint32_t handle;             /* of this load; the worker's name for it */
 	struct m2_ipc_loaded loaded; /* while ready or unloading */
 	struct m2_ipc_model_stats stats;
 	struct m2_ipc_progress progress;
-	uint32_t by;         /* uid that wanted it */
-	int64_t history;     /* row of the load history; -1: none */
-	bool recorded;       /* this load is in the history already or does not belong there */
-	bool preload;        /* wanted at start: READY waits for it */
-	bool leave;          /* to be unloaded as soon as it is loaded */
+	uint32_t by;     /* uid that wanted it */
+	int64_t history; /* row of the load history; -1: none */
+	bool recorded;   /* this load is in the history already or does not belong there */
+	bool preload;    /* wanted at start: READY waits for it */
+	bool leave;      /* to be unloaded as soon as it is loaded */
 	int64_t leave_wait_s;
-	uint32_t deaths;     /* of workers, while it was loading */
-	uint64_t load_ns;    /* when the load began */
-	uint64_t idle_ns;    /* since when nobody uses it */
-	uint64_t served;     /* requests sent to it */
+	uint32_t deaths;  /* of workers, while it was loading */
+	uint64_t load_ns; /* when the load began */
+	uint64_t idle_ns; /* since when nobody uses it */
+	uint64_t served;  /* requests sent to it */
 	uint32_t n_running;
-	uint32_t n_waiting;  /* requests in waiting, without loads */
+	uint32_t n_waiting;     /* requests in waiting, without loads */
 	struct m2_link running; /* sessions at the worker, by of_resident */
 	struct m2_link waiting; /* sessions that wait until it is ready: requests and loads */
 	struct m2_link leaving; /* sessions that wait until it is gone: unload, remove */
@@ -66,7 +66,8 @@ struct m2_tenant *m2_residency_find_handle(struct m2_engine *worker, uint32_t ha
 
 /* Begin to load a registered variant.  A failure of the load itself is told to the sessions that wait. */
 enum m2_err m2_residency_want(struct m2_supervisor *s, const struct m2_variant *variant,
-	const struct m2_store_entry *entry, uint32_t by, struct m2_tenant **out, struct m2_why *why);
+	const struct m2_store_entry *entry, uint32_t by, struct m2_tenant **out,
+	struct m2_why *why);
 
 /* Let a session wait until the resident is ready. */
 void m2_residency_wait(struct m2_tenant *r, struct m2_session *session);

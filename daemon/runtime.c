@@ -48,7 +48,8 @@ static enum m2_err take_lock(struct m2_supervisor *s, struct m2_why *why)
 		const ssize_t n = pread(s->lock_fd, text, sizeof text - 1, 0);
 		text[n > 0 ? n : 0] = '\0';
 		return m2_fail(M2_EBUSY, why,
-			"another mamba2d (process %ld) runs on %s: stop it or choose another --runtime-dir",
+			"another mamba2d (process %ld) runs on %s: stop it or choose another "
+			"--runtime-dir",
 			strtol(text, NULL, 10), s->options->runtime_dir);
 	}
 	const int n = snprintf(text, sizeof text, "%ld\n", (long)getpid());
@@ -121,8 +122,8 @@ bool m2_runtime_segment_valid(const char *name)
 {
 	const size_t length = strnlen(name, M2_LIMIT_SEGMENT_NAME_BYTES);
 	return length > 0 && length < M2_LIMIT_SEGMENT_NAME_BYTES && name[0] != '.' &&
-		strspn(name, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-") ==
-		length;
+	       strspn(name, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-") ==
+		       length;
 }
 
 void m2_runtime_unlink_segment(struct m2_supervisor *s, const char *name)
@@ -153,7 +154,8 @@ void m2_runtime_finish_segment(
 		return;
 	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) &&
 		st.st_size >= (off_t)sizeof(struct m2_results_header)) {
-		void *memory = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		void *memory =
+			mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		if (memory != MAP_FAILED) {
 			finish_mapped(memory, (size_t)st.st_size, err, message);
 			(void)munmap(memory, (size_t)st.st_size);
@@ -162,8 +164,7 @@ void m2_runtime_finish_segment(
 	(void)close(fd);
 }
 
-void m2_runtime_sweep(
-	struct m2_supervisor *s, bool (*keep)(void *ctx, const char *name), void *ctx)
+void m2_runtime_sweep(struct m2_supervisor *s, bool (*keep)(void *ctx, const char *name), void *ctx)
 {
 	const int fd = openat(s->results_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;

@@ -20,7 +20,7 @@
 #include "daemon/runtime.h"
 #include "daemon/engines.h"
 
-#define SECOND UINT64_C(1000000000)
+#define SECOND      UINT64_C(1000000000)
 #define ANSWER_KEEP (60 * SECOND)
 
 enum { ENDED_MAX = 4096 };
@@ -34,8 +34,8 @@ static void on_deadline(void *ctx);
 void m2_sessions_init(struct m2_supervisor *s)
 {
 	struct timespec now;
-	struct m2_link *lists[] = {
-		&s->live, &s->ended, &s->holding, &s->users, &s->processes, &s->ps_waiting, &s->drains};
+	struct m2_link *lists[] = {&s->live, &s->ended, &s->holding, &s->users, &s->processes,
+		&s->ps_waiting, &s->drains};
 	for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++)
 		m2_list_init(lists[i]);
 	if (getrandom(&s->hash, sizeof s->hash, 0) != (ssize_t)sizeof s->hash)
@@ -59,7 +59,7 @@ bool m2_key_given(const uint8_t key[M2_LIMIT_KEY_BYTES])
 static bool once_only(uint32_t op)
 {
 	const uint32_t once = M2_OP_BIT(GENERATE) | M2_OP_BIT(SCORE) | M2_OP_BIT(LOAD) |
-		M2_OP_BIT(UNLOAD) | M2_OP_BIT(REGISTER) | M2_OP_BIT(REMOVE);
+			      M2_OP_BIT(UNLOAD) | M2_OP_BIT(REGISTER) | M2_OP_BIT(REMOVE);
 	return (once >> op & 1) != 0;
 }
 
@@ -375,7 +375,7 @@ void m2_session_adopt(struct m2_session *x, const struct m2_request *again)
 bool m2_session_results_gone(const struct m2_session *x)
 {
 	return x->accepted && x->acceptance.bytes > 0 && x->acceptance.segment[0] == '\0' &&
-		(x->request.flags & M2_REQUEST_MESSAGES) == 0;
+	       (x->request.flags & M2_REQUEST_MESSAGES) == 0;
 }
 
 void m2_session_orphan(struct m2_session *x)
@@ -393,8 +393,8 @@ void m2_session_orphan(struct m2_session *x)
 void m2_session_lost(struct m2_session *x)
 {
 	struct m2_why why;
-	const enum m2_err err = m2_fail(
-		M2_EWORKER, &why, "the process that ran this request ended: send it again");
+	const enum m2_err err =
+		m2_fail(M2_EWORKER, &why, "the process that ran this request ended: send it again");
 	x->s->counters.lost++;
 	if (x->accepted && x->acceptance.segment[0] != '\0') {
 		m2_runtime_finish_segment(x->s, x->acceptance.segment, err, why.text);
@@ -409,8 +409,8 @@ void m2_session_lost(struct m2_session *x)
 static uint64_t due(const struct m2_session *x)
 {
 	return x->state == M2_SESSION_WAITING && x->request.deadline_ms > 0
-		? x->request.received_ns + (uint64_t)x->request.deadline_ms * 1000000
-		: UINT64_MAX;
+		       ? x->request.received_ns + (uint64_t)x->request.deadline_ms * 1000000
+		       : UINT64_MAX;
 }
 
 static void on_deadline(void *ctx)
@@ -418,7 +418,8 @@ static void on_deadline(void *ctx)
 	struct m2_supervisor *s = ctx;
 	const uint64_t now = m2_loop_now();
 	uint64_t next = UINT64_MAX;
-	M2_LIST_EACH(&s->live, at) {
+	M2_LIST_EACH(&s->live, at)
+	{
 		struct m2_session *x = M2_LIST_OF(at, struct m2_session, of_state);
 		struct m2_why why;
 		if (due(x) <= now)

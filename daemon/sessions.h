@@ -41,7 +41,7 @@ struct m2_session {
 	struct m2_user *user;
 	struct m2_process *process;
 	struct m2_tenant *tenant; /* while waiting or running */
-	struct m2_engine *engine;     /* that has it, or had it and holds its segment */
+	struct m2_engine *engine; /* that has it, or had it and holds its segment */
 	uint32_t engine_life;
 	bool counted; /* in user->running */
 	bool accepted;
@@ -53,8 +53,8 @@ struct m2_session {
 
 	struct m2_session *id_next;
 	struct m2_session *key_next;
-	struct m2_link of_state;    /* supervisor.live or supervisor.ended */
-	struct m2_link of_holding;  /* supervisor.holding */
+	struct m2_link of_state;   /* supervisor.live or supervisor.ended */
+	struct m2_link of_holding; /* supervisor.holding */
 	struct m2_link of_process;
 	struct m2_link of_resident; /* resident.waiting, resident.running; ps, drain */
 };

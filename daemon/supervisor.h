@@ -82,8 +82,8 @@ struct m2_supervisor {
 	struct m2_link ended;   /* answers kept for who asks again, oldest first */
 	struct m2_link holding; /* ended sessions with results memory, oldest first */
 	uint32_t n_ended;
-	struct m2_timer forget; /* of the oldest in ended */
-	struct m2_timer expire; /* of the oldest in holding */
+	struct m2_timer forget;   /* of the oldest in ended */
+	struct m2_timer expire;   /* of the oldest in holding */
 	struct m2_timer deadline; /* of those that wait for a load */
 	struct m2_link users;
 	struct m2_link processes;

@@ -41,8 +41,7 @@ bool m2_who_admin(struct m2_supervisor *s, const struct m2_session *x)
 	return (admins.n_users > 0 || admins.n_groups > 0) && allows(s, x, &admins, NULL) == M2_OK;
 }
 
-enum m2_err m2_who_enters(
-	struct m2_supervisor *s, const struct m2_session *x, struct m2_why *why)
+enum m2_err m2_who_enters(struct m2_supervisor *s, const struct m2_session *x, struct m2_why *why)
 {
 	const struct m2_daemon_config *c = &s->config;
 	const struct m2_access_list clients = {
@@ -55,7 +54,8 @@ enum m2_err m2_who_enters(
 		return M2_OK;
 	if (control)
 		return m2_fail(M2_EACCES, why,
-			"user %u is no administrator of this daemon: root, its own user, and those of "
+			"user %u is no administrator of this daemon: root, its own user, and those "
+			"of "
 			"admin.users and admin.groups are",
 			x->request.uid);
 	return allows(s, x, &clients, why);

@@ -175,7 +175,6 @@ static struct m2_resident *next_work(struct m2_worker *w)
 {
 	struct m2_resident *r = NULL;
 	(void)pthread_mutex_lock(&w->work_lock);
-	w->loader_busy = false;
 	while (w->loader_first == NULL && !w->work_stop)
 		(void)pthread_cond_wait(&w->loader_wake, &w->work_lock);
 	if (!w->work_stop) {
@@ -183,10 +182,18 @@ static struct m2_resident *next_work(struct m2_worker *w)
 		w->loader_first = r->next_work;
 		if (w->loader_first == NULL)
 			w->loader_last = NULL;
-		w->loader_busy = true;
+		/* a load may take minutes; to take a model down is quick enough to be waited for */
+		w->loader_busy = r->post.kind == M2_POST_LOADED;
 	}
 	(void)pthread_mutex_unlock(&w->work_lock);
 	return r;
+}
+
+static void work_is_done(struct m2_worker *w)
+{
+	(void)pthread_mutex_lock(&w->work_lock);
+	w->loader_busy = false;
+	(void)pthread_mutex_unlock(&w->work_lock);
 }
 
 static void *loader_main(void *arg)
@@ -198,6 +205,7 @@ static void *loader_main(void *arg)
 			load_now(w, r);
 		else
 			m2_worker_unload_now(w, r);
+		work_is_done(w); /* before anyone hears of it, and may ask us to end */
 		m2_post_send(&w->outbox, &r->post);
 	}
 	return NULL;

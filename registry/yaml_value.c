@@ -282,8 +282,7 @@ static bool set_path(const struct m2_key *key, const struct m2_yaml_scalar *scal
 		return refuse(reason, "~ is not expanded: write the path in full");
 	if (base_dir == NULL || base_dir[0] != '/')
 		return refuse(reason,
-			"a relative path is taken from the file's directory, and there is none: "
-			"write it in full");
+			"is a relative path, and no file's directory is known: write it in full");
 	const char *rest = out;
 	while (rest[0] == '.' && rest[1] == '/')
 		for (rest += 2; *rest == '/';)

@@ -8,8 +8,8 @@ struct ctl ctl_state = {.connect_timeout_s = 10};
 
 const struct ctl_option ctl_global_options[] = {
 	{"runtime-dir", 0, CTL_TEXT, "DIR", &ctl_state.runtime_dir,
-		"where the daemon's sockets are ($MAMBA2_RUNTIME_DIR, /run/mamba2d, "
-		"$XDG_RUNTIME_DIR/mamba2d)"},
+		"the daemon's directory ($MAMBA2_RUNTIME_DIR, else"
+		" /run/mamba2d, else $XDG_RUNTIME_DIR/mamba2d)"},
 	{"connect-timeout", 0, CTL_INT, "SECONDS", &ctl_state.connect_timeout_s,
 		"how long to wait for the daemon to answer (10)"},
 	{"json", 0, CTL_FLAG, NULL, &ctl_state.json, "print JSON instead of tables and text"},

@@ -50,14 +50,14 @@ static void refuse_it(const char *header, const char *payload, enum m2_err err, 
 
 static void a_full_request_becomes_its_struct(void **state)
 {
-	static const char header[] = "{" GEN
-				     ",\"input\":\"text\",\"special\":true,\"max_tokens\":12,\"n\":3,"
-				     "\"temperature\":0.5,\"top_k\":40,\"top_p\":0.75,\"min_p\":0.25,"
-				     "\"repetition_penalty\":1.5,\"presence_penalty\":-2,"
-				     "\"frequency_penalty\":2.5,\"logit_bias\":[[5,-1000],[6,0.5]],"
-				     "\"seed\":9007199254740991,\"stop_tokens\":[1,2],"
-				     "\"stop\":[\"ab\",\"\\u00e9\"],\"ignore_eos\":true,\"logprobs\":4,"
-				     "\"echo\":true,\"deadline_ms\":1000,\"stream\":\"messages\"}";
+	static const char header[] =
+		"{" GEN ",\"input\":\"text\",\"special\":true,\"max_tokens\":12,\"n\":3,"
+		"\"temperature\":0.5,\"top_k\":40,\"top_p\":0.75,\"min_p\":0.25,"
+		"\"repetition_penalty\":1.5,\"presence_penalty\":-2,"
+		"\"frequency_penalty\":2.5,\"logit_bias\":[[5,-1000],[6,0.5]],"
+		"\"seed\":9007199254740991,\"stop_tokens\":[1,2],"
+		"\"stop\":[\"ab\",\"\\u00e9\"],\"ignore_eos\":true,\"logprobs\":4,"
+		"\"echo\":true,\"deadline_ms\":1000,\"stream\":\"messages\"}";
 	struct parsed p = parse(M2_ENDPOINT_CLIENT, header, "Hello");
 	const struct m2_sampling *s = &p.r.sampling;
 	(void)state;
@@ -97,8 +97,10 @@ static void every_op_has_a_header_that_passes(void **state)
 {
 	(void)state;
 	accept_it("{" GEN "}", "x");
-	accept_it("{\"v\":1,\"op\":\"score\",\"key\":\"" KEY "\",\"model\":\"a\",\"input\":\"tokens\","
-		  "\"logits\":true}", "abcd");
+	accept_it("{\"v\":1,\"op\":\"score\",\"key\":\"" KEY
+		  "\",\"model\":\"a\",\"input\":\"tokens\","
+		  "\"logits\":true}",
+		"abcd");
 	accept_it("{\"v\":1,\"op\":\"tokenize\",\"model\":\"a\"}", "");
 	accept_it("{\"v\":1,\"op\":\"detokenize\",\"model\":\"a\"}", "abcdefgh");
 	accept_it("{\"v\":1,\"op\":\"cancel\",\"request\":5}", NULL);
@@ -111,7 +113,8 @@ static void every_op_has_a_header_that_passes(void **state)
 	accept_it("{\"v\":1,\"op\":\"ps\"}", NULL);
 	accept_it("{\"v\":1,\"op\":\"load\",\"model\":\"a\"}", NULL);
 	accept_it("{\"v\":1,\"op\":\"unload\",\"model\":\"a\",\"wait_s\":0}", NULL);
-	accept_it("{\"v\":1,\"op\":\"register\",\"source\":\"/x/a.yaml\",\"replace\":true}", "name: a");
+	accept_it("{\"v\":1,\"op\":\"register\",\"source\":\"/x/a.yaml\",\"replace\":true}",
+		"name: a");
 	accept_it("{\"v\":1,\"op\":\"remove\",\"model\":\"a\"}", NULL);
 	accept_it("{\"v\":1,\"op\":\"reload\"}", NULL);
 	accept_it("{\"v\":1,\"op\":\"drain\",\"wait_s\":5,\"stop_daemon\":true}", NULL);
@@ -157,10 +160,10 @@ static void a_refusal_names_its_field_and_code(void **state)
 	refuse_it("{\"v\":1,\"op\":\"show\",\"model\":\"../x\"}", NULL, M2_EINVAL, "model");
 	refuse_it("{\"v\":1,\"op\":\"show\",\"model\":\"A\"}", NULL, M2_EINVAL, "model");
 	refuse_it("{\"v\":1,\"op\":\"attach\",\"target\":\"00\"}", NULL, M2_EINVAL, "target");
-	refuse_it("{\"v\":1,\"op\":\"attach\",\"target\":\"zz112233445566778899aabbccddeeff\"}", NULL,
-		M2_EINVAL, "target");
-	refuse_it("{\"v\":1,\"op\":\"attach\",\"target\":\"00000000000000000000000000000000\"}", NULL,
-		M2_EINVAL, "target");
+	refuse_it("{\"v\":1,\"op\":\"attach\",\"target\":\"zz112233445566778899aabbccddeeff\"}",
+		NULL, M2_EINVAL, "target");
+	refuse_it("{\"v\":1,\"op\":\"attach\",\"target\":\"00000000000000000000000000000000\"}",
+		NULL, M2_EINVAL, "target");
 	refuse_it("{\"v\":1,\"op\":\"cancel\"}", NULL, M2_EINVAL, "request");
 	refuse_it("{\"v\":1,\"op\":\"load\",\"model\":\"a\"}", NULL, M2_EACCES, "op");
 }
@@ -205,7 +208,8 @@ static void a_refusal_still_knows_whom_to_answer(void **state)
 	assert_int_equal(p.err, M2_EPROTO);
 	assert_int_equal(p.r.client_id, 77);
 	assert_int_equal(p.r.key[15], 0xff);
-	p = parse(M2_ENDPOINT_CLIENT, "{\"v\":1,\"id\":-4,\"key\":\"short\",\"op\":\"list\"}", NULL);
+	p = parse(
+		M2_ENDPOINT_CLIENT, "{\"v\":1,\"id\":-4,\"key\":\"short\",\"op\":\"list\"}", NULL);
 	assert_int_not_equal(p.err, M2_OK);
 	assert_int_equal(p.r.client_id, 0);
 	assert_int_equal(p.r.key[0], 0);
@@ -242,7 +246,8 @@ static void an_answer_goes_only_to_the_user_who_spoke_last(void **state)
 	m2_peers_note(peers, 0, id, 5, 1000);
 	assert_true(m2_peers_match(peers, 0, id, 5, 1000));
 	assert_false(m2_peers_match(peers, 0, id, 5, 1001));
-	assert_false(m2_peers_match(peers, 1, id, 5, 1000)); /* the other endpoint's ids are others */
+	assert_false(
+		m2_peers_match(peers, 1, id, 5, 1000)); /* the other endpoint's ids are others */
 	assert_false(m2_peers_match(peers, 0, id, 4, 1000));
 	m2_peers_note(peers, 0, id, 5, 1001); /* taken over */
 	assert_false(m2_peers_match(peers, 0, id, 5, 1000));

@@ -32,7 +32,8 @@ static int open_pair(void **state)
 		m2_ipc_channel_create(fds[0], M2_IPC_SUPERVISOR, M2_IPC_GATE, &p->supervisor, NULL),
 		M2_OK);
 	assert_int_equal(
-		m2_ipc_channel_create(fds[1], M2_IPC_GATE, M2_IPC_SUPERVISOR, &p->gate, NULL), M2_OK);
+		m2_ipc_channel_create(fds[1], M2_IPC_GATE, M2_IPC_SUPERVISOR, &p->gate, NULL),
+		M2_OK);
 	*state = p;
 	return 0;
 }
@@ -93,8 +94,8 @@ static void what_the_socket_does_not_take_is_queued_and_sent_later(void **state)
 	bool got;
 	for (uint64_t i = 0; i < count; i++) {
 		struct m2_request r = {.client_id = i};
-		assert_int_equal(m2_ipc_send(p->gate, M2_IPC_GATE_REQUEST, &r, body, M2_IPC_INLINE,
-					 NULL),
+		assert_int_equal(
+			m2_ipc_send(p->gate, M2_IPC_GATE_REQUEST, &r, body, M2_IPC_INLINE, NULL),
 			M2_OK);
 	}
 	assert_true(m2_ipc_channel_wants_write(p->gate)); /* or the test tests nothing */
@@ -176,10 +177,10 @@ static void a_forged_packet_is_refused_by_its_head(void **state)
 	assert_int_equal(m2_ipc_receive(p->supervisor, &packet, &got, NULL), M2_OK);
 	assert_true(got); /* the good one passes */
 
-	expect_refused(p, &f, 7);             /* no head */
-	expect_refused(p, &f, 16);            /* no struct */
-	expect_refused(p, &f, whole() - 1);   /* cut */
-	expect_refused(p, &f, whole() + 1);   /* a byte too many */
+	expect_refused(p, &f, 7);           /* no head */
+	expect_refused(p, &f, 16);          /* no struct */
+	expect_refused(p, &f, whole() - 1); /* cut */
+	expect_refused(p, &f, whole() + 1); /* a byte too many */
 	f.head[0] = M2_IPC_NONE;
 	expect_refused(p, &f, whole());
 	f.head[0] = M2_IPC_TYPE_COUNT;
@@ -233,7 +234,8 @@ static int count_fds(void)
 	return n;
 }
 
-static void expect_memfd_refused(struct pair *p, const struct forged *f, const int *fds, size_t count)
+static void expect_memfd_refused(
+	struct pair *p, const struct forged *f, const int *fds, size_t count)
 {
 	struct m2_ipc_packet packet;
 	bool got;
@@ -284,7 +286,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			a_body_of_any_size_arrives_whole_and_aligned, open_pair, close_pair),
 		cmocka_unit_test_setup_teardown(
-			what_the_socket_does_not_take_is_queued_and_sent_later, open_pair, close_pair),
+			what_the_socket_does_not_take_is_queued_and_sent_later, open_pair,
+			close_pair),
 		cmocka_unit_test_setup_teardown(
 			a_peer_that_never_reads_is_an_error_and_not_endless_memory, open_pair,
 			close_pair),

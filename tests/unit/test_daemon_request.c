@@ -144,9 +144,16 @@ static void defaults_fill_what_the_request_left_and_nothing_else(void **state)
 	static struct m2_variant v;
 	struct m2_request r = generate();
 	(void)state;
-	v.defaults = (struct m2_variant_defaults){.max_tokens = 77, .temperature = 0.5f, .top_k = 9,
-		.top_p = 0.25f, .min_p = 0.125f, .repetition_penalty = 1.5f, .presence_penalty = 2,
-		.frequency_penalty = 3, .n_stop_tokens = 1, .stop_tokens = {42}};
+	v.defaults = (struct m2_variant_defaults){.max_tokens = 77,
+		.temperature = 0.5f,
+		.top_k = 9,
+		.top_p = 0.25f,
+		.min_p = 0.125f,
+		.repetition_penalty = 1.5f,
+		.presence_penalty = 2,
+		.frequency_penalty = 3,
+		.n_stop_tokens = 1,
+		.stop_tokens = {42}};
 	r.set = M2_SET_TEMPERATURE | M2_SET_STOP_TOKENS;
 	r.sampling.temperature = 0; /* greedy was asked for: zero is an answer */
 	r.sampling.n_stop_tokens = 0;

@@ -53,6 +53,13 @@ struct place {
 	size_t n;
 };
 
+static void use_usual(struct place *p)
+{
+	for (size_t i = 0; i < N_USUAL; i++)
+		p->list[i] = usual[i];
+	p->n = N_USUAL;
+}
+
 static int make_place(void **state)
 {
 	const char *base = getenv("TMPDIR");
@@ -61,8 +68,7 @@ static int make_place(void **state)
 		return -1;
 	(void)snprintf(
 		p->path, sizeof p->path, "%s/m2-checkpoint-XXXXXX", base != NULL ? base : "/tmp");
-	memcpy(p->list, usual, sizeof usual);
-	p->n = N_USUAL;
+	use_usual(p);
 	*state = p;
 	return mkdtemp(p->path) != NULL ? 0 : -1;
 }
@@ -357,13 +363,13 @@ static void every_shape_is_compared_and_both_are_said(void **state)
 	};
 	struct place *p = *state;
 	for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-		memcpy(p->list, usual, sizeof usual);
+		use_usual(p);
 		p->list[bad[i].which].shape = bad[i].shape;
 		write_all(p, "{" CONFIG "}");
 		refuse(p, M2_EFORMAT, bad[i].words);
 		refuse(p, M2_EFORMAT, usual[bad[i].which].name);
 	}
-	memcpy(p->list, usual, sizeof usual);
+	use_usual(p);
 	p->list[9] = (struct tensor){usual[9].name, "F32", "[16]", 16};
 	write_all(p, "{" CONFIG "}");
 	refuse(p, M2_EFORMAT, "mixer.D has shape [16], the config asks for [2]");
@@ -379,14 +385,14 @@ static void missing_tensors_are_named(void **state)
 {
 	struct place *p = *state;
 	for (size_t i = 0; i < N_USUAL; i++) {
-		memcpy(p->list, usual, sizeof usual);
+		use_usual(p);
 		p->list[i] = usual[N_USUAL - 1];
 		p->n = N_USUAL - 1;
 		write_all(p, "{" CONFIG "}");
 		refuse(p, M2_EFORMAT, "1 tensors are missing: ");
 		refuse(p, M2_EFORMAT, usual[i].name);
 	}
-	memcpy(p->list, usual, sizeof usual);
+	use_usual(p);
 	p->n = N_USUAL;
 	write_all(p, "{" CONFIG ",\"use_bias\":true}");
 	refuse(p, M2_EFORMAT, "mixer.in_proj.bias");
@@ -452,7 +458,7 @@ static void a_tied_head_may_be_carried_along_if_it_is_the_embedding(void **state
 	/* with one that is equal: each is the first of its own shard, so both hold zeros */
 	p->list[0] = (struct tensor){"lm_head.weight", "F32", "[16,8]", 128};
 	write_shard(p, "a.safetensors", 0, 1);
-	memcpy(p->list, usual, sizeof usual);
+	use_usual(p);
 	p->list[HEAD] = usual[N_USUAL - 1];
 	write_shard(p, "b.safetensors", 0, N_USUAL - 1);
 	FILE *file = create(p, "model.safetensors.index.json");

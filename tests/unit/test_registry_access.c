@@ -12,7 +12,7 @@
 
 #include "registry/access.h"
 
-enum { NO_SUCH_UID = 3999999999u % 2147483647u, NO_SUCH_GID = 1899999999 };
+enum { NO_SUCH_UID = 1852516352, NO_SUCH_GID = 1899999999 };
 
 static struct m2_access *cache;
 

@@ -98,8 +98,8 @@ static void what_is_wrong_is_refused_with_its_place(void **state)
 			"mamba2d.yaml:1:17: results.keep: wants a time (30s, 5m, 2h, 1d), 1s..1d, not "
 			"forever"},
 		{"variant_dirs: [variants]\n",
-			"mamba2d.yaml:1:16: variant_dirs: entry 1 a relative path is taken from the "
-			"file's directory, and there is none: write it in full"},
+			"mamba2d.yaml:1:16: variant_dirs: entry 1 is a relative path, and no "
+			"file's directory is known: write it in full"},
 		{"threads: 4\n",
 			"mamba2d.yaml:1:1: threads: unknown key; did you mean cpu.threads?"},
 		{"log_level: loud\n",

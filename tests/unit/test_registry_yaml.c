@@ -257,7 +257,7 @@ static void what_is_no_yaml_is_a_format_error_with_a_place(void **state)
 		{"aliases: [x\n", M2_EFORMAT, "",
 			"v.yaml:2:1: not YAML: did not find expected ',' or ']'"},
 		{"name: x\n\tslots: 3\n", M2_EFORMAT, "",
-			"v.yaml:2:2: not YAML: mapping values are not allowed in this context"},
+			"v.yaml:2:1: not YAML: found a tab character that violates indentation"},
 		{"a\x01: b\n", M2_EFORMAT, "",
 			"v.yaml:1:2: not YAML: control characters are not allowed"},
 	};
