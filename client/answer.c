@@ -7,7 +7,8 @@
 #include "client/handle.h"
 #include "common/json.h"
 
-static const int64_t largest = 9007199254740991; /* 2^53 - 1, what every JSON reader keeps exactly */
+static const int64_t largest =
+	9007199254740991; /* 2^53 - 1, what every JSON reader keeps exactly */
 
 struct answer {
 	struct json_object *object;
@@ -20,7 +21,8 @@ struct answer {
 static const char *string_at(struct json_object *object, const char *key)
 {
 	const char *text = "";
-	if (m2_json_get_string(object, key, M2_LIMIT_HEADER_BYTES, &text, NULL, NULL, NULL) != M2_OK)
+	if (m2_json_get_string(object, key, M2_LIMIT_HEADER_BYTES, &text, NULL, NULL, NULL) !=
+		M2_OK)
 		return "";
 	return text;
 }
@@ -98,6 +100,10 @@ static void on_accepted(mamba2 *m, struct m2_call *call, struct json_object *obj
 	call->request = (uint64_t)request;
 	call->segment_bytes = (uint64_t)bytes;
 	call->accepted = true;
+	if (call->is_pending) { /* from here on it is asked for, not sent again */
+		call->is_pending = false;
+		TAILQ_REMOVE(&m->pending, call, pending);
+	}
 	free(call->payload);
 	call->payload = NULL;
 	call->payload_bytes = 0;
@@ -163,10 +169,8 @@ static void on_error(mamba2 *m, struct m2_call *call, struct json_object *object
 static void on_attach(mamba2 *m, struct m2_call *attach, struct json_object *object)
 {
 	struct m2_why why = {"", ""};
-	const enum m2_err err = error_in(object, &why);
 	const char *state = string_at(object, "state");
 	const uint64_t about = attach->about;
-	struct json_object *answer = NULL; /* its closing message, once more */
 	struct m2_call *call;
 	m2_call_end(m, attach, M2_OK, NULL);
 	TAILQ_FOREACH(call, &m->open, open)
@@ -174,13 +178,13 @@ static void on_attach(mamba2 *m, struct m2_call *attach, struct json_object *obj
 		break;
 	if (call == NULL)
 		return;
-	if (err == M2_OK && strcmp(state, "unknown") == 0) {
+	if (strcmp(state, "unknown") == 0) {
 		(void)m2_fail(M2_EWORKER, &why,
 			"the daemon was restarted while the request ran: send it again");
 		m2_call_end(m, call, M2_EWORKER, &why);
-	} else if (err == M2_OK && strcmp(state, "finished") == 0) {
-		(void)m2_json_get_object(object, "answer", &answer, NULL, NULL);
-		m2_call_end(m, call, error_in(answer, &why), &why);
+	} else if (strcmp(state, "finished") == 0) {
+		const enum m2_err err = error_in(object, &why); /* how it ended */
+		m2_call_end(m, call, err, &why);
 	}
 }
 

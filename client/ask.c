@@ -78,7 +78,9 @@ static enum mamba2_error ask_plain(mamba2 *m, enum m2_op op, char **json)
 enum mamba2_error mamba2_tokenize(mamba2 *m, const char *model, const char *text, size_t bytes,
 	int special, int32_t **ids, size_t *count)
 {
-	const struct question q = {.op = M2_OP_TOKENIZE, .payload = text, .payload_bytes = bytes};
+	const struct question q = {.op = M2_OP_TOKENIZE,
+		.payload = text != NULL ? text : "",
+		.payload_bytes = text != NULL ? bytes : 0};
 	struct m2_header header;
 	struct answer a;
 	*ids = NULL;
@@ -111,9 +113,9 @@ enum mamba2_error mamba2_detokenize(
 	*text = NULL;
 	*bytes = 0;
 	if (count > M2_LIMIT_PROMPT_TOKENS)
-		return m2_client_return(m2_fail_field(M2_ELIMIT, &why, "tokens",
-						"%zu tokens, the limit is %d", count,
-						M2_LIMIT_PROMPT_TOKENS),
+		return m2_client_return(
+			m2_fail_field(M2_ELIMIT, &why, "tokens", "%zu tokens, the limit is %d",
+				count, M2_LIMIT_PROMPT_TOKENS),
 			&why);
 	int32_t *wire = malloc(count * sizeof *wire + 1);
 	if (wire == NULL)
@@ -152,6 +154,15 @@ enum mamba2_error mamba2_ps(mamba2 *m, char **json)
 	return ask_plain(m, M2_OP_PS, json);
 }
 
+enum mamba2_error mamba2_cancel(mamba2 *m, uint64_t number)
+{
+	const struct question q = {.op = M2_OP_CANCEL};
+	struct m2_header header;
+	m2_header_begin(&header, M2_OP_CANCEL);
+	m2_header_int(&header, "request", number > INT64_MAX ? 0 : (int64_t)number);
+	return ask_json(m, &q, &header, NULL);
+}
+
 enum mamba2_error mamba2_load(
 	mamba2 *m, const char *model, mamba2_progress progress, void *ctx, char **json)
 {
@@ -174,11 +185,10 @@ enum mamba2_error mamba2_unload(mamba2 *m, const char *model, int64_t wait_s, ch
 	return ask_json(m, &q, &header, json);
 }
 
-enum mamba2_error mamba2_register(mamba2 *m, const char *yaml, size_t bytes, const char *source,
-	int replace, char **json)
+enum mamba2_error mamba2_register(
+	mamba2 *m, const char *yaml, size_t bytes, const char *source, int replace, char **json)
 {
-	const struct question q = {
-		.op = M2_OP_REGISTER, .payload = yaml, .payload_bytes = bytes};
+	const struct question q = {.op = M2_OP_REGISTER, .payload = yaml, .payload_bytes = bytes};
 	struct m2_header header;
 	m2_header_begin(&header, M2_OP_REGISTER);
 	if (source != NULL)
@@ -197,8 +207,7 @@ enum mamba2_error mamba2_reload(mamba2 *m, char **json)
 	return ask_plain(m, M2_OP_RELOAD, json);
 }
 
-enum mamba2_error mamba2_drain(
-	mamba2 *m, int64_t wait_s, int stop_daemon, int resume, char **json)
+enum mamba2_error mamba2_drain(mamba2 *m, int64_t wait_s, int stop_daemon, int resume, char **json)
 {
 	struct question q = {.op = M2_OP_DRAIN};
 	struct m2_header header;

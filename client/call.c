@@ -46,9 +46,9 @@ static enum m2_err create(uint64_t id, enum m2_op op, struct m2_header *header, 
 			M2_LIMIT_PAYLOAD_BYTES);
 	else if (!draw_key(call->key))
 		err = m2_fail(M2_EIO, why, "getrandom: %s", strerror(errno));
-	else if (payload_bytes > 0 && (call->payload = malloc(payload_bytes)) == NULL)
+	else if (payload != NULL && (call->payload = malloc(payload_bytes + 1)) == NULL)
 		err = m2_fail(M2_ENOMEM, why, "out of memory");
-	if (err == M2_OK && payload_bytes > 0) {
+	if (err == M2_OK && payload != NULL) {
 		memcpy(call->payload, payload, payload_bytes);
 		call->payload_bytes = payload_bytes;
 	}
@@ -133,8 +133,7 @@ enum m2_err m2_call_wait(mamba2 *m, struct m2_call *call, int64_t timeout_ms,
 	uint64_t told = 0;
 	int64_t deadline = timeout_ms < 0 ? -1 : m2_handle_now_ms() + timeout_ms;
 	pthread_mutex_lock(&m->lock);
-	while (err == M2_OK &&
-		(call->progress != told || (!call->accepted && !call->ended))) {
+	while (err == M2_OK && (call->progress != told || (!call->accepted && !call->ended))) {
 		if (call->progress != told) {
 			told = call->progress;
 			deadline = timeout_ms < 0 ? -1 : m2_handle_now_ms() + timeout_ms;

@@ -61,7 +61,8 @@ struct m2_call {
 	atomic_bool ended;
 };
 
-/* A new call with its own id and key.  The builder is used up whatever happens.  payload is copied.
+/* A new call with its own id and key.  The builder is used up whatever happens.  payload (NULL: none, not even
+ * an empty one) is copied.
  * Errors: those of the builder, ENOMEM, ELIMIT (payload), EIO (no random numbers). */
 enum m2_err m2_call_create(mamba2 *m, enum m2_op op, struct m2_header *header, const void *payload,
 	size_t payload_bytes, struct m2_call **out, struct m2_why *why);

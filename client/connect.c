@@ -30,7 +30,8 @@ static int probe(const char *path)
 	const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return errno;
-	int failed = connect(fd, (const struct sockaddr *)&address, sizeof address) == 0 ? 0 : errno;
+	int failed =
+		connect(fd, (const struct sockaddr *)&address, sizeof address) == 0 ? 0 : errno;
 	(void)close(fd);
 	return failed == EAGAIN ? 0 : failed; /* a full backlog is somebody, too */
 }
@@ -83,9 +84,8 @@ static enum m2_err locate(mamba2 *m, const mamba2_options *o, char **path, struc
 	m->timeout_ms = o->timeout_ms == 0 ? DEFAULT_TIMEOUT_MS : o->timeout_ms;
 	m->runtime_dir = find_runtime_dir(o);
 	*path = m->runtime_dir == NULL ? NULL
-				       : joined(m->runtime_dir, o->control != 0
-							       ? M2_SOCKET_CONTROL
-							       : M2_SOCKET_CLIENT);
+				       : joined(m->runtime_dir, o->control != 0 ? M2_SOCKET_CONTROL
+										: M2_SOCKET_CLIENT);
 	if (*path == NULL || asprintf(&m->endpoint, "ipc://%s", *path) < 0) {
 		m->endpoint = NULL;
 		return m2_fail(M2_ENOMEM, why, "out of memory");

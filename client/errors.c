@@ -9,7 +9,8 @@
 #include <string.h>
 
 #define M2_ERROR(name, number, code, advice)                                                       \
-	_Static_assert((int)MAMBA2_##name == (number), "mamba2.h differs from errors.def: " #name);
+	_Static_assert((int)MAMBA2_##name == (number), "mamba2.h differs from "                    \
+						       "errors.def: " #name);
 #include "common/errors.def"
 #undef M2_ERROR
 _Static_assert((int)MAMBA2_EINTERNAL + 1 == (int)M2_ERR_COUNT, "mamba2.h lacks an error");

@@ -80,7 +80,7 @@ struct prompt {
 static void put_prompt(struct m2_header *h, const char *text, size_t bytes, const int32_t *tokens,
 	size_t n_tokens, struct prompt *out)
 {
-	*out = (struct prompt){text, text == NULL ? 0 : bytes, NULL};
+	*out = (struct prompt){text == NULL ? "" : text, text == NULL ? 0 : bytes, NULL};
 	m2_header_text(h, "input", tokens != NULL ? "tokens" : "text");
 	if (tokens == NULL || h->err != M2_OK)
 		return;
@@ -123,13 +123,12 @@ static enum mamba2_error start(mamba2 *m, enum m2_op op, struct m2_header *heade
 static enum mamba2_error wrong_size(void)
 {
 	struct m2_why why;
-	return m2_client_return(
-		m2_fail(M2_EINVAL, &why, "the options were not initialised by their _init function"),
+	return m2_client_return(m2_fail(M2_EINVAL, &why,
+					"the options were not initialised by their _init function"),
 		&why);
 }
 
-enum mamba2_error mamba2_generate(
-	mamba2 *m, const mamba2_generate_options *o, mamba2_request **out)
+enum mamba2_error mamba2_generate(mamba2 *m, const mamba2_generate_options *o, mamba2_request **out)
 {
 	struct m2_header header;
 	struct prompt prompt;

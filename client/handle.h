@@ -43,7 +43,7 @@ struct mamba2 {
 
 enum {
 	M2_CLIENT_LOST_MS = 10000,
-	M2_CLIENT_FLUSH_MS = 500,          /* mamba2_close: for cancels and releases to be answered */
+	M2_CLIENT_FLUSH_MS = 500, /* mamba2_close: for cancels and releases to be answered */
 	M2_CLIENT_MESSAGE_BYTES = 33554432 /* largest answer frame we take */
 };
 

@@ -40,8 +40,8 @@ static bool in_range(struct m2_header *h, const char *field, double value)
 	if (h->err != M2_OK)
 		return false;
 	if (!(value >= f->min && value <= f->max)) /* NaN fails too */
-		h->err = m2_fail_field(M2_EINVAL, &h->why, field, "%s is %.9g, outside %.16g..%.16g",
-			field, value, f->min, f->max);
+		h->err = m2_fail_field(M2_EINVAL, &h->why, field,
+			"%s is %.9g, outside %.16g..%.16g", field, value, f->min, f->max);
 	return h->err == M2_OK;
 }
 
@@ -164,8 +164,8 @@ void m2_header_ints(
 	close_array(h, field, array);
 }
 
-void m2_header_texts(struct m2_header *h, const char *field, const char *const *texts,
-	size_t count, size_t most)
+void m2_header_texts(
+	struct m2_header *h, const char *field, const char *const *texts, size_t count, size_t most)
 {
 	if (!few_enough(h, field, count, most))
 		return;
@@ -178,8 +178,8 @@ void m2_header_texts(struct m2_header *h, const char *field, const char *const *
 	close_array(h, field, array);
 }
 
-void m2_header_pairs(struct m2_header *h, const char *field,
-	const struct mamba2_logit_bias *pairs, size_t count, size_t most)
+void m2_header_pairs(struct m2_header *h, const char *field, const struct mamba2_logit_bias *pairs,
+	size_t count, size_t most)
 {
 	if (!few_enough(h, field, count, most))
 		return;

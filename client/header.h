@@ -28,16 +28,16 @@ void m2_header_begin(struct m2_header *h, enum m2_op op);
 /* Each refuses what fields.def refuses: M2_EINVAL, or M2_ELIMIT for too many entries. */
 void m2_header_int(struct m2_header *h, const char *field, int64_t value);
 void m2_header_float(struct m2_header *h, const char *field, float value);
-void m2_header_true(struct m2_header *h, const char *field, bool value); /* false: left out */
+void m2_header_true(struct m2_header *h, const char *field, bool value);       /* false: left out */
 void m2_header_text(struct m2_header *h, const char *field, const char *text); /* NULL: missing */
-void m2_header_ints(struct m2_header *h, const char *field, const int32_t *values, size_t count,
+void m2_header_ints(
+	struct m2_header *h, const char *field, const int32_t *values, size_t count, size_t most);
+void m2_header_texts(struct m2_header *h, const char *field, const char *const *texts, size_t count,
 	size_t most);
-void m2_header_texts(struct m2_header *h, const char *field, const char *const *texts,
-	size_t count, size_t most);
 
 struct mamba2_logit_bias;
-void m2_header_pairs(struct m2_header *h, const char *field,
-	const struct mamba2_logit_bias *pairs, size_t count, size_t most);
+void m2_header_pairs(struct m2_header *h, const char *field, const struct mamba2_logit_bias *pairs,
+	size_t count, size_t most);
 
 /* Add id and key, and give the text: malloc'd.  Releases the builder whatever happens. */
 enum m2_err m2_header_end(struct m2_header *h, uint64_t id, const char *key, char **text,

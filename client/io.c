@@ -80,7 +80,7 @@ static void send_pending(mamba2 *m)
 	pthread_mutex_lock(&m->lock);
 	while (m->connected && !TAILQ_EMPTY(&m->pending)) {
 		struct m2_call *call = TAILQ_FIRST(&m->pending);
-		const bool two = call->payload_bytes > 0;
+		const bool two = call->payload != NULL;
 		if (zmq_send(m->socket, call->header, call->header_bytes,
 			    ZMQ_DONTWAIT | (two ? ZMQ_SNDMORE : 0)) < 0)
 			break; /* no room: POLLOUT will say when */

@@ -75,7 +75,7 @@ typedef struct mamba2_options {
 		runtime_dir; /* NULL: $MAMBA2_RUNTIME_DIR, else /run/mamba2d if it answers there, else
 				      $XDG_RUNTIME_DIR/mamba2d */
 	int control;         /* non-zero: the control endpoint (administrators) */
-	int64_t timeout_ms; /* for answers to calls that wait; 0: 30000; -1: for ever */
+	int64_t timeout_ms;         /* for answers to calls that wait; 0: 30000; -1: for ever */
 	int64_t connect_timeout_ms; /* for mamba2_connect; 0: as timeout_ms; -1: for ever */
 } mamba2_options;
 #define MAMBA2_OPTIONS_INIT                                                                        \
@@ -166,6 +166,8 @@ MAMBA2_API int mamba2_request_finished(mamba2_request *r); /* 1 once all is ther
 /* After it finished: OK, or why the request as a whole failed. */
 MAMBA2_API enum mamba2_error mamba2_request_result(mamba2_request *r, const char **message);
 MAMBA2_API enum mamba2_error mamba2_request_cancel(mamba2_request *r);
+/* The daemon's number of the request, as ps shows it and mamba2_cancel takes it. */
+MAMBA2_API uint64_t mamba2_request_number(const mamba2_request *r);
 /* Cancels if it still runs, gives the results memory back, unmaps. */
 MAMBA2_API void mamba2_request_free(mamba2_request **r);
 
@@ -223,6 +225,9 @@ MAMBA2_API enum mamba2_error mamba2_list(mamba2 *m, char **json);
 MAMBA2_API enum mamba2_error mamba2_show(mamba2 *m, const char *model, char **json);
 MAMBA2_API enum mamba2_error mamba2_status(mamba2 *m, char **json);
 MAMBA2_API enum mamba2_error mamba2_ps(mamba2 *m, char **json);
+
+/* Stop a request by its number: one's own, or on the control endpoint anyone's.  ENOENT: no such. */
+MAMBA2_API enum mamba2_error mamba2_cancel(mamba2 *m, uint64_t number);
 
 /* Control endpoint.  progress may be NULL; called from this thread while waiting. */
 typedef void (*mamba2_progress)(void *ctx, uint64_t done, uint64_t total, const char *what);

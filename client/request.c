@@ -51,8 +51,7 @@ static bool memory_finished(const mamba2_request *r)
 
 static bool ended(const mamba2_request *r)
 {
-	return memory_finished(r) ||
-	       atomic_load_explicit(&r->call->ended, memory_order_acquire);
+	return memory_finished(r) || atomic_load_explicit(&r->call->ended, memory_order_acquire);
 }
 
 int mamba2_request_finished(mamba2_request *r)
@@ -91,8 +90,8 @@ enum mamba2_error mamba2_request_wait(mamba2_request *r, int64_t timeout_ms)
 		r->seen = bell;
 		return MAMBA2_OK;
 	}
-	return m2_client_return(m2_fail(M2_ETIMEOUT, &why, "nothing new within %lld ms",
-					(long long)timeout_ms),
+	return m2_client_return(
+		m2_fail(M2_ETIMEOUT, &why, "nothing new within %lld ms", (long long)timeout_ms),
 		&why);
 }
 
@@ -145,8 +144,7 @@ int mamba2_request_fd(mamba2_request *r)
 		return r->fd;
 	r->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (r->fd < 0) {
-		(void)m2_client_return(
-			m2_fail(M2_EIO, &why, "eventfd: %s", strerror(errno)), &why);
+		(void)m2_client_return(m2_fail(M2_EIO, &why, "eventfd: %s", strerror(errno)), &why);
 		return -1;
 	}
 	sigset_t all;
@@ -189,10 +187,14 @@ enum mamba2_error mamba2_request_cancel(mamba2_request *r)
 	pthread_mutex_unlock(&m->lock);
 	m2_handle_wake(m);
 	struct m2_why why;
-	return stopped ? m2_client_return(m2_fail(M2_EUNREACHABLE, &why,
-						  "the connection was closed"),
-				 &why)
+	return stopped ? m2_client_return(
+				 m2_fail(M2_EUNREACHABLE, &why, "the connection was closed"), &why)
 		       : MAMBA2_OK;
+}
+
+uint64_t mamba2_request_number(const mamba2_request *r)
+{
+	return r->call->request;
 }
 
 void mamba2_request_free(mamba2_request **request)

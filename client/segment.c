@@ -38,8 +38,8 @@ static enum m2_err system_error(struct m2_why *why, const char *path)
 {
 	const int number = errno;
 	const enum m2_err err = number == EACCES || number == EPERM ? M2_EACCES
-				: number == ENOENT		    ? M2_ENOENT
-				: number == ENOMEM		    ? M2_ENOMEM
+				: number == ENOENT                  ? M2_ENOENT
+				: number == ENOMEM                  ? M2_ENOMEM
 								    : M2_EIO;
 	return m2_fail(err, why, "results memory %s: %s", path, strerror(number));
 }
@@ -58,8 +58,8 @@ static enum m2_err open_inside(
 	if (at < 0)
 		err = system_error(why, directory);
 	else if (!same_directory(at, path, (size_t)(slash - path)))
-		err = m2_fail(M2_EPROTO, why, "results memory %.200s is not in %.200s", path,
-			directory);
+		err = m2_fail(
+			M2_EPROTO, why, "results memory %.200s is not in %.200s", path, directory);
 	else if ((*fd = openat(at, slash + 1, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK)) < 0)
 		err = errno == ELOOP ? m2_fail(M2_EPROTO, why,
 					       "results memory %.200s is a symbolic link", path)
@@ -70,8 +70,8 @@ static enum m2_err open_inside(
 	return err;
 }
 
-static enum m2_err map_file(int fd, const char *path, uint64_t bytes, struct m2_segment *out,
-	struct m2_why *why)
+static enum m2_err map_file(
+	int fd, const char *path, uint64_t bytes, struct m2_segment *out, struct m2_why *why)
 {
 	struct stat st;
 	if (fstat(fd, &st) != 0)

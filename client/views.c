@@ -42,8 +42,8 @@ const char *mamba2_request_text(mamba2_request *r, int sequence, size_t *bytes)
 	const char *text = q == NULL ? NULL : at(r, q->text);
 	if (bytes != NULL)
 		*bytes = text == NULL ? 0
-				      : least(atomic_load_explicit(&q->text_published,
-						      memory_order_acquire),
+				      : least(atomic_load_explicit(
+						      &q->text_published, memory_order_acquire),
 						q->text_capacity);
 	return text;
 }
@@ -109,8 +109,8 @@ size_t mamba2_request_prompt(mamba2_request *r, const int32_t **tokens)
 size_t mamba2_request_prompt_scored(mamba2_request *r)
 {
 	const struct m2_results_header *h = r->segment.header;
-	return least(atomic_load_explicit(&h->prompt_published, memory_order_acquire),
-		h->prompt_tokens);
+	return least(
+		atomic_load_explicit(&h->prompt_published, memory_order_acquire), h->prompt_tokens);
 }
 
 const float *mamba2_request_prompt_logprobs(mamba2_request *r)
@@ -157,8 +157,7 @@ void mamba2_request_timings(mamba2_request *r, mamba2_timings *out)
 	(void)atomic_load_explicit(&h->doorbell, memory_order_acquire);
 	const uint64_t received = word(&h->received_ns);
 	const struct m2_results_sequence *q = sequence_of(r, 0);
-	*out = (mamba2_timings){
-		.queue = since(received, word(&h->admitted_ns)),
+	*out = (mamba2_timings){.queue = since(received, word(&h->admitted_ns)),
 		.first = since(received, word(&h->first_ns)),
 		.total = since(received, word(&h->finished_ns)),
 		.engine = word(&h->engine_ns),

@@ -38,8 +38,7 @@ enum m2_err m2_stops_init(struct m2_stops *stops, const void *bytes, const uint1
 	memcpy(stops->bytes, bytes, total);
 	stops->n = n;
 	for (uint32_t i = 0; i < n; i++)
-		fill_failure(
-			stops->bytes + stops->at[i], length[i], stops->failure + stops->at[i]);
+		fill_failure(stops->bytes + stops->at[i], length[i], stops->failure + stops->at[i]);
 	return M2_OK;
 }
 

@@ -25,7 +25,8 @@
 struct m2_stops {
 	uint32_t n;
 	uint16_t length[M2_LIMIT_STOP_STRINGS];
-	uint32_t at[M2_LIMIT_STOP_STRINGS]; /* where string and failure function begin in bytes, failure */
+	uint32_t at
+		[M2_LIMIT_STOP_STRINGS]; /* where string and failure function begin in bytes, failure */
 	unsigned char *bytes;
 	uint16_t *failure; /* longest border of the first i + 1 bytes */
 };
@@ -41,9 +42,10 @@ struct m2_completion {
 	size_t written; /* bytes that are final characters, what is held back included */
 	size_t shown;   /* bytes that may be published; never falls */
 	int32_t stop;   /* index of the stop string that matched, -1: none */
-	bool overflow;  /* more text than capacity: a defect of whoever sized it; the excess is dropped */
+	bool overflow; /* more text than capacity: a defect of whoever sized it; the excess is dropped */
 	struct m2_text_stream stream;
-	uint16_t matched[M2_LIMIT_STOP_STRINGS]; /* bytes of each stop string that the text ends with */
+	uint16_t matched
+		[M2_LIMIT_STOP_STRINGS]; /* bytes of each stop string that the text ends with */
 };
 
 void m2_completion_init(struct m2_completion *c, char *text, size_t capacity);

@@ -25,10 +25,10 @@ static size_t text_bytes(const struct m2_lane_facts *f)
 size_t m2_lane_bytes(const struct m2_lane_facts *f)
 {
 	const size_t slot = sizeof(struct m2_task *) + sizeof(int32_t) + sizeof(struct m2_work) +
-		sizeof(struct m2_item);
+			    sizeof(struct m2_item);
 	return sizeof(struct m2_lane) + (size_t)f->slots * slot +
-		row_count(f) * (size_t)f->vocab_rows * sizeof(float) + m2_sampler_bytes(f->vocab) +
-		text_bytes(f);
+	       row_count(f) * (size_t)f->vocab_rows * sizeof(float) + m2_sampler_bytes(f->vocab) +
+	       text_bytes(f);
 }
 
 static bool take_memory(struct m2_lane *lane)

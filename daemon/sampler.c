@@ -192,8 +192,8 @@ enum m2_err m2_sampler_logprobs(struct m2_sampler *s, const float *logits, int32
 		return M2_OK;
 	top_of_row(logits, s->vocab, top_k, top_ids);
 	for (uint32_t i = 0; i < top_k; i++)
-		top_logprobs[i] = top_ids[i] < 0 ? -INFINITY
-						 : (float)((double)logits[top_ids[i]] - norm);
+		top_logprobs[i] =
+			top_ids[i] < 0 ? -INFINITY : (float)((double)logits[top_ids[i]] - norm);
 	return M2_OK;
 }
 
@@ -206,8 +206,8 @@ static bool counts_shape(size_t capacity, size_t *buckets, size_t *bytes)
 		*buckets *= 2;
 	*bytes = 0;
 	return capacity <= UINT32_MAX / 4 &&
-		m2_add_mul_size(bytes, capacity, sizeof(struct m2_token_count)) &&
-		m2_add_mul_size(bytes, *buckets, sizeof(uint32_t));
+	       m2_add_mul_size(bytes, capacity, sizeof(struct m2_token_count)) &&
+	       m2_add_mul_size(bytes, *buckets, sizeof(uint32_t));
 }
 
 size_t m2_counts_bytes(size_t capacity)

@@ -26,9 +26,9 @@ static uint32_t key_of(float x)
 }
 
 struct search {
-	uint32_t prefix;  /* leading bits found so far, in place */
-	uint32_t mask;    /* which bits those are */
-	double before;    /* weight of everything with a larger prefix */
+	uint32_t prefix; /* leading bits found so far, in place */
+	uint32_t mask;   /* which bits those are */
+	double before;   /* weight of everything with a larger prefix */
 };
 
 static void search_level(struct search *s, int level, const float *value, const float *weight,
@@ -37,7 +37,8 @@ static void search_level(struct search *s, int level, const float *value, const 
 	double bucket[MAX_BUCKETS];
 	const uint32_t count = 1U << levels[level].bits;
 	memset(bucket, 0, count * sizeof *bucket);
-	uint32_t lowest = count - 1; /* the lowest bucket with an element: where rounding may leave us */
+	uint32_t lowest =
+		count - 1; /* the lowest bucket with an element: where rounding may leave us */
 	for (int32_t i = 0; i < n; i++) {
 		const uint32_t key = key_of(value[i]);
 		if ((key & s->mask) != s->prefix)
@@ -57,7 +58,8 @@ int32_t m2_sampler_cut(float *value, float *weight, int32_t *ids, int32_t n, dou
 {
 	struct search s = {0, 0, 0.0};
 	if (target < DBL_MIN)
-		target = DBL_MIN; /* "at least one": a target of 0 would be reached by an empty bucket */
+		target =
+			DBL_MIN; /* "at least one": a target of 0 would be reached by an empty bucket */
 	for (int level = 0; level < N_LEVELS; level++)
 		search_level(&s, level, value, weight, n, target);
 	double reached = s.before;

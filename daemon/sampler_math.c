@@ -45,7 +45,8 @@ double m2_philox_uniform(uint64_t seed, uint32_t sequence, uint64_t position)
 /* Branch-free, so that the compiler may take several at once; each lane is the same arithmetic. */
 static inline float exp_below(float x)
 {
-	const float magic = 12582912.0F; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
+	const float magic =
+		12582912.0F; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
 	const float clamped = x < -87.0F ? -87.0F : x;
 	const float shifted = clamped * 1.44269504088896341F + magic;
 	const float n = shifted - magic;

@@ -94,15 +94,17 @@ static enum m2_finish verdict(const struct m2_lane *lane, struct m2_task *task, 
 	return now >= task->deadline_ns ? M2_FINISH_DEADLINE : M2_FINISH_RUNNING;
 }
 
-static void end_by_verdict(struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task,
-	enum m2_finish finish)
+static void end_by_verdict(
+	struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task, enum m2_finish finish)
 {
 	if (finish == M2_FINISH_DEADLINE)
 		end_task(s, lane, task, finish, M2_EDEADLINE, "the request's deadline passed");
 	else if (finish == M2_FINISH_ERROR)
-		end_task(s, lane, task, finish, M2_EWORKER, "the process that ran the request ends");
+		end_task(
+			s, lane, task, finish, M2_EWORKER, "the process that ran the request ends");
 	else
-		end_task(s, lane, task, M2_FINISH_CANCELLED, M2_ECANCELED, "the request was cancelled");
+		end_task(s, lane, task, M2_FINISH_CANCELLED, M2_ECANCELED,
+			"the request was cancelled");
 }
 
 /* ---- sweep and admit --------------------------------------------------------------------------- */
@@ -163,8 +165,7 @@ static struct m2_task *take_from_queue(struct m2_lane *lane)
 
 static void admit(struct m2_scheduler *s, struct m2_lane *lane, uint64_t now)
 {
-	while (lane->queue_head != NULL &&
-		lane->queue_head->n_slots <= (uint32_t)lane->n_free) {
+	while (lane->queue_head != NULL && lane->queue_head->n_slots <= (uint32_t)lane->n_free) {
 		struct m2_task *task = take_from_queue(lane);
 		for (uint32_t i = 0; i < task->n_slots; i++)
 			task->sequences[i].slot = lane->free_slots[--lane->n_free];
@@ -172,8 +173,8 @@ static void admit(struct m2_scheduler *s, struct m2_lane *lane, uint64_t now)
 			&lane->slots_used, lane->facts.slots - lane->n_free, memory_order_relaxed);
 		task->header->admitted_ns = now;
 		/* the other slots get copies of this one, which also clears them */
-		if (lane->facts.backend->slot_reset(
-			    lane->facts.model, task->sequences[0].slot) != M2_OK) {
+		if (lane->facts.backend->slot_reset(lane->facts.model, task->sequences[0].slot) !=
+			M2_OK) {
 			end_task(s, lane, task, M2_FINISH_ERROR, M2_EDEVICE,
 				"clearing a sequence's state failed");
 			continue;

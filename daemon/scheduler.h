@@ -37,7 +37,7 @@
 /* What a lane is made for. */
 struct m2_lane_facts {
 	const struct m2_backend *backend;
-	struct m2_model *model;               /* the caller's; loaded with slots and step_tokens below */
+	struct m2_model *model; /* the caller's; loaded with slots and step_tokens below */
 	const struct m2_tokenizer *tokenizer; /* the caller's, or NULL */
 	int32_t vocab_rows;
 	int32_t vocab; /* ids that may be chosen: of the model and of the tokenizer */
@@ -57,8 +57,8 @@ struct m2_lane {
 	struct m2_lane_facts facts;
 
 	/* anyone -> step thread */
-	_Atomic uint32_t alarm;      /* one more whenever a task's cancel is set */
-	_Atomic uint64_t cancel_at;  /* CLOCK_MONOTONIC; from then on every task is cancelled */
+	_Atomic uint32_t alarm;     /* one more whenever a task's cancel is set */
+	_Atomic uint64_t cancel_at; /* CLOCK_MONOTONIC; from then on every task is cancelled */
 
 	/* step thread -> anyone: figures, relaxed */
 	_Atomic uint64_t steps;
@@ -74,17 +74,17 @@ struct m2_lane {
 	struct m2_task *queue_head;
 	struct m2_task *queue_tail;
 	uint32_t alarm_seen;
-	uint64_t queue_deadline; /* the earliest in the queue */
+	uint64_t queue_deadline;  /* the earliest in the queue */
 	struct m2_task **running; /* [slots], in order of admission */
 	int32_t n_running;
-	int32_t turn; /* which of them is dealt a piece of its prompt first */
+	int32_t turn;        /* which of them is dealt a piece of its prompt first */
 	int32_t *free_slots; /* stack [slots] */
 	int32_t n_free;
-	struct m2_work *work; /* [slots] */
+	struct m2_work *work;  /* [slots] */
 	struct m2_item *items; /* [slots] */
 	int32_t n_items;
-	float *rows;       /* [slots + M2_CHUNK, vocab_rows]: one per slot, then those of prompt scores */
-	int32_t n_rows;    /* of the first kind, in this step */
+	float *rows; /* [slots + M2_CHUNK, vocab_rows]: one per slot, then those of prompt scores */
+	int32_t n_rows; /* of the first kind, in this step */
 	struct m2_sampler sampler;
 	char *text; /* scratch of the tokenizer's stream */
 };

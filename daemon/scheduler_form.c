@@ -25,8 +25,8 @@ static void add_item(struct m2_lane *lane, struct m2_task *task, struct m2_seque
 static void add_decode(struct m2_lane *lane, struct m2_task *task, struct m2_sequence *q)
 {
 	float *row = q->logits != NULL
-		? q->logits + (size_t)q->generated * (size_t)lane->facts.vocab_rows
-		: row_at(lane, lane->n_rows++);
+			     ? q->logits + (size_t)q->generated * (size_t)lane->facts.vocab_rows
+			     : row_at(lane, lane->n_rows++);
 	add_item(lane, task, q,
 		(struct m2_work){
 			.slot = q->slot,
@@ -62,8 +62,7 @@ static void deal(struct m2_lane *lane, int32_t room)
 	while (dealt && room > 0) {
 		dealt = false;
 		for (int32_t i = 0; i < lane->n_running; i++) {
-			struct m2_task *task =
-				lane->running[(lane->turn + i) % lane->n_running];
+			struct m2_task *task = lane->running[(lane->turn + i) % lane->n_running];
 			const bool scored = scored_through_scratch(task);
 			const int32_t piece = next_piece(task);
 			if (piece == 0 || piece > room)
@@ -94,7 +93,7 @@ static void add_prompt(struct m2_lane *lane, struct m2_task *task)
 	if (task->prompt_logits != NULL) {
 		work.logits_first = 0;
 		work.logits = task->prompt_logits +
-			(size_t)task->prompt_done * (size_t)lane->facts.vocab_rows;
+			      (size_t)task->prompt_done * (size_t)lane->facts.vocab_rows;
 	} else if (task->wants_prompt_scores) {
 		work.logits_first = 0;
 		work.logits = row_at(lane, lane->facts.slots);

@@ -42,7 +42,8 @@ static void end_sequence(struct m2_task *task, struct m2_sequence *q, enum m2_fi
 		if (q->text.overflow) {
 			struct m2_why why;
 			fail_task(task,
-				m2_fail(M2_EINTERNAL, &why, "more text than results memory was made for"),
+				m2_fail(M2_EINTERNAL, &why,
+					"more text than results memory was made for"),
 				&why);
 		}
 	}
@@ -72,10 +73,10 @@ static enum m2_finish append_token(
 	enum m2_finish finish = M2_FINISH_RUNNING;
 	if (is_end(task, token)) {
 		q->out->stop_token = token;
-		finish = M2_FINISH_STOP_TOKEN; /* its own text, if it has any, is not part of the text */
-	} else if (q->text_end != NULL &&
-		m2_completion_push(
-			&q->text, &task->stops, lane->facts.tokenizer, token, lane->text)) {
+		finish =
+			M2_FINISH_STOP_TOKEN; /* its own text, if it has any, is not part of the text */
+	} else if (q->text_end != NULL && m2_completion_push(&q->text, &task->stops,
+						  lane->facts.tokenizer, token, lane->text)) {
 		q->out->stop_string = q->text.stop;
 		finish = M2_FINISH_STOP_STRING;
 	} else if (q->generated == task->max_tokens) {
@@ -90,8 +91,8 @@ static enum m2_finish append_token(
 static void extend(
 	struct m2_lane *lane, struct m2_task *task, struct m2_sequence *q, const float *row)
 {
-	const struct m2_sampler_rule rule = {&task->sampling, task->bias, task->n_bias,
-		(uint32_t)(q - task->sequences)};
+	const struct m2_sampler_rule rule = {
+		&task->sampling, task->bias, task->n_bias, (uint32_t)(q - task->sequences)};
 	const uint32_t at = q->generated;
 	struct m2_why why;
 	int32_t token = 0;
@@ -159,7 +160,8 @@ static void fork_sequences(struct m2_lane *lane, struct m2_task *task, const flo
 			continue;
 		if (lane->facts.backend->slot_copy(lane->facts.model, slot, source) != M2_OK) {
 			struct m2_why why;
-			fail_task(task, m2_fail(M2_EDEVICE, &why, "copying a sequence's state failed"),
+			fail_task(task,
+				m2_fail(M2_EDEVICE, &why, "copying a sequence's state failed"),
 				&why);
 			end_sequence(task, q, M2_FINISH_ERROR);
 			give_slot_back(lane, q);
@@ -181,8 +183,8 @@ static void deliver_prompt(struct m2_lane *lane, struct m2_task *task, const str
 			m2_scheduler_close(task, M2_FINISH_ERROR);
 			return;
 		}
-		atomic_store_explicit(&task->header->prompt_published, task->prompt_done,
-			memory_order_release);
+		atomic_store_explicit(
+			&task->header->prompt_published, task->prompt_done, memory_order_release);
 		task->changed = true;
 	}
 	if (task->prompt_done < task->prompt_tokens || task->n_sequences == 0)
@@ -199,7 +201,8 @@ void m2_scheduler_deliver(struct m2_lane *lane, int32_t item, uint64_t now)
 	if (q == NULL) {
 		/* before the first token is visible: a reader that sees it finds the time */
 		if (task->n_sequences > 0 &&
-			task->prompt_done + (uint32_t)lane->work[item].n_tokens == task->prompt_tokens) {
+			task->prompt_done + (uint32_t)lane->work[item].n_tokens ==
+				task->prompt_tokens) {
 			h->first_ns = now;
 			h->first_engine_ns = h->engine_ns;
 		}

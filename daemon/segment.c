@@ -28,8 +28,8 @@ struct user {
 
 struct m2_segment_pool {
 	int directory;
-	uint64_t budget;   /* UINT64_MAX: none */
-	uint64_t per_user; /* likewise */
+	uint64_t budget;      /* UINT64_MAX: none */
+	uint64_t per_user;    /* likewise */
 	pthread_mutex_t lock; /* guards what follows; no other lock is taken inside */
 	uint64_t bytes;
 	uint64_t segments;
@@ -51,7 +51,8 @@ enum m2_err m2_segment_pool_create(const char *directory, int64_t budget, int64_
 	}
 	pool->budget = budget > 0 ? (uint64_t)budget : UINT64_MAX;
 	pool->per_user = per_user > 0 ? (uint64_t)per_user : UINT64_MAX;
-	(void)pthread_mutex_init(&pool->lock, NULL); /* cannot fail with default attributes on Linux */
+	(void)pthread_mutex_init(
+		&pool->lock, NULL); /* cannot fail with default attributes on Linux */
 	*out = pool;
 	return M2_OK;
 }
@@ -182,7 +183,8 @@ static enum m2_err grant(int fd, uint32_t uid, struct m2_why *why)
 		return M2_OK;
 	return m2_fail(M2_EACCES, why, "results memory cannot be shared with user %u: %s%s", uid,
 		strerror(reason),
-		reason == EINVAL ? " (a user namespace, such as PrivateUsers= makes, does not map the user)"
+		reason == EINVAL
+			? " (a user namespace, such as PrivateUsers= makes, does not map the user)"
 		: reason == EOPNOTSUPP ? " (the results directory must lie in a tmpfs with ACLs)"
 				       : "");
 }
@@ -197,8 +199,7 @@ static enum m2_err size_and_map(int fd, struct m2_segment *s, struct m2_why *why
 		return m2_fail(result == ENOSPC ? M2_ENOMEM : M2_EIO, why,
 			"results memory of %zu bytes: %s", s->bytes, strerror(result));
 	/* MAP_POPULATE: the pages exist, and the step loop shall not take a fault for each */
-	s->memory = mmap(
-		NULL, s->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+	s->memory = mmap(NULL, s->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
 	if (s->memory == MAP_FAILED) {
 		s->memory = NULL;
 		return m2_fail(M2_ENOMEM, why, "mapping %zu bytes of results: %s", s->bytes,
@@ -214,11 +215,11 @@ static enum m2_err make_file(struct m2_segment_pool *pool, struct m2_segment *s,
 		s->name[0] = '\0';
 		return err;
 	}
-	const int fd = openat(pool->directory, s->name,
-		O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+	const int fd = openat(
+		pool->directory, s->name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0) {
-		err = m2_fail(errno == ENOSPC ? M2_ENOMEM : M2_EIO, why,
-			"results file: %s", strerror(errno));
+		err = m2_fail(errno == ENOSPC ? M2_ENOMEM : M2_EIO, why, "results file: %s",
+			strerror(errno));
 		s->name[0] = '\0';
 		return err;
 	}

@@ -16,13 +16,14 @@ static enum m2_err check_prompt(const struct m2_task_spec *spec, struct m2_why *
 	if (spec->prompt_tokens == 0)
 		return m2_fail_field(M2_EINVAL, why, "prompt", "the prompt is empty");
 	if (spec->prompt_tokens > M2_LIMIT_PROMPT_TOKENS)
-		return m2_fail_field(M2_ELIMIT, why, "prompt", "the prompt has %zu tokens, at most %d",
-			spec->prompt_tokens, M2_LIMIT_PROMPT_TOKENS);
+		return m2_fail_field(M2_ELIMIT, why, "prompt",
+			"the prompt has %zu tokens, at most %d", spec->prompt_tokens,
+			M2_LIMIT_PROMPT_TOKENS);
 	for (size_t i = 0; i < spec->prompt_tokens; i++)
 		if (spec->prompt[i] < 0 || spec->prompt[i] >= spec->vocab_size)
 			return m2_fail_field(M2_EINVAL, why, "prompt",
-				"token %d at index %zu of the prompt is not in 0..%d", spec->prompt[i],
-				i, spec->vocab_size - 1);
+				"token %d at index %zu of the prompt is not in 0..%d",
+				spec->prompt[i], i, spec->vocab_size - 1);
 	return M2_OK;
 }
 
@@ -33,10 +34,12 @@ static enum m2_err check_lists(const struct m2_task_spec *spec, struct m2_why *w
 		if (spec->bias[i].id < 0 || spec->bias[i].id >= spec->vocab_size ||
 			!isfinite(spec->bias[i].bias))
 			return m2_fail_field(M2_EINVAL, why, "logit_bias",
-				"logit_bias names token %d, which is not in 0..%d", spec->bias[i].id,
-				spec->vocab_size - 1);
-	for (int32_t i = 0; i < r->sampling.n_stop_tokens && (r->set & M2_SET_STOP_TOKENS) != 0; i++)
-		if (r->sampling.stop_tokens[i] < 0 || r->sampling.stop_tokens[i] >= spec->vocab_size)
+				"logit_bias names token %d, which is not in 0..%d",
+				spec->bias[i].id, spec->vocab_size - 1);
+	for (int32_t i = 0; i < r->sampling.n_stop_tokens && (r->set & M2_SET_STOP_TOKENS) != 0;
+		i++)
+		if (r->sampling.stop_tokens[i] < 0 ||
+			r->sampling.stop_tokens[i] >= spec->vocab_size)
 			return m2_fail_field(M2_EINVAL, why, "stop_tokens",
 				"stop token %d is not in 0..%d", r->sampling.stop_tokens[i],
 				spec->vocab_size - 1);
@@ -75,8 +78,8 @@ static struct m2_results_shape shape_of(const struct m2_task_spec *spec)
 	const struct m2_request *r = spec->request;
 	const bool score = r->op == M2_OP_SCORE;
 	const bool logits = (r->flags & M2_REQUEST_LOGITS) != 0;
-	const bool prompt_logprobs = score ? r->logprobs >= 0 || !logits
-					   : (r->flags & M2_REQUEST_ECHO) != 0;
+	const bool prompt_logprobs =
+		score ? r->logprobs >= 0 || !logits : (r->flags & M2_REQUEST_ECHO) != 0;
 	struct m2_results_shape shape = {
 		.request = r->id,
 		.n_sequences = score ? 0 : (uint32_t)r->n,
@@ -115,10 +118,11 @@ static size_t count_capacity(const struct m2_task_spec *spec)
 static size_t private_bytes(const struct m2_task_spec *spec, uint32_t n_slots)
 {
 	const size_t capacity = count_capacity(spec);
-	const size_t each = sizeof(struct m2_sequence) + (capacity > 0 ? m2_counts_bytes(capacity) : 0);
+	const size_t each =
+		sizeof(struct m2_sequence) + (capacity > 0 ? m2_counts_bytes(capacity) : 0);
 	size_t bytes = sizeof(struct m2_task) +
-		spec->request->n_logit_bias * sizeof(struct m2_logit_bias) +
-		3 * (size_t)spec->request->stop_bytes;
+		       spec->request->n_logit_bias * sizeof(struct m2_logit_bias) +
+		       3 * (size_t)spec->request->stop_bytes;
 	return m2_add_mul_size(&bytes, each, n_slots) ? bytes : SIZE_MAX;
 }
 
@@ -150,8 +154,8 @@ static void wire_results(struct m2_task *task, const struct m2_task_spec *spec)
 	}
 }
 
-static enum m2_err make_sequence(struct m2_task *task, uint32_t index,
-	const struct m2_task_spec *spec, struct m2_why *why)
+static enum m2_err make_sequence(
+	struct m2_task *task, uint32_t index, const struct m2_task_spec *spec, struct m2_why *why)
 {
 	struct m2_sequence *q = &task->sequences[index];
 	const size_t capacity = count_capacity(spec);
@@ -229,7 +233,8 @@ static enum m2_err fill_task(struct m2_task *task, struct m2_segment_pool *pool,
 		err = copy_lists(task, spec, why);
 	if (err == M2_OK)
 		err = m2_segment_create(pool,
-			(r->flags & M2_REQUEST_MESSAGES) != 0 ? M2_SEGMENT_ANONYMOUS : M2_SEGMENT_FILE,
+			(r->flags & M2_REQUEST_MESSAGES) != 0 ? M2_SEGMENT_ANONYMOUS
+							      : M2_SEGMENT_FILE,
 			r->uid, &shape, private_bytes(spec, task->n_slots), &task->segment, why);
 	if (err != M2_OK)
 		return err;

@@ -47,8 +47,8 @@ struct m2_sequence {
 struct m2_task {
 	/* fixed from creation on */
 	uint64_t id;
-	uint32_t op;    /* M2_OP_GENERATE or M2_OP_SCORE */
-	uint32_t flags; /* enum m2_request_flags */
+	uint32_t op;              /* M2_OP_GENERATE or M2_OP_SCORE */
+	uint32_t flags;           /* enum m2_request_flags */
 	bool wants_prompt_scores; /* a row of logits for every token of the prompt */
 	uint32_t n_slots;         /* slots it takes: sequences, or 1 for score */
 	uint32_t n_sequences;
@@ -70,7 +70,7 @@ struct m2_task {
 	float *prompt_top_logprobs;
 	float *prompt_logits;
 	void *owner; /* whoever made it */
-	bool waits;  /* there were no free slots when it came: it counts in the bound of the queue */
+	bool waits; /* there were no free slots when it came: it counts in the bound of the queue */
 
 	/* anyone -> step thread: enum m2_finish, 0 while it may run */
 	_Atomic uint32_t cancel;

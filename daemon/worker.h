@@ -40,13 +40,13 @@ enum m2_post_kind {
 	M2_POST_SUBMIT, /* m2_call */
 	M2_POST_QUIT,   /* finish everything, then end the thread */
 	/* -> front */
-	M2_POST_PROGRESS, /* loader: m2_resident */
-	M2_POST_LOADED,   /* loader: m2_resident */
-	M2_POST_REMOVED,  /* step: m2_resident is in no scheduler any more */
-	M2_POST_UNLOADED, /* loader: m2_resident */
-	M2_POST_PREPARED, /* clerk: m2_call */
-	M2_POST_NEWS,     /* step: m2_call has more tokens to tell */
-	M2_POST_DONE,     /* step: m2_call */
+	M2_POST_PROGRESS,  /* loader: m2_resident */
+	M2_POST_LOADED,    /* loader: m2_resident */
+	M2_POST_REMOVED,   /* step: m2_resident is in no scheduler any more */
+	M2_POST_UNLOADED,  /* loader: m2_resident */
+	M2_POST_PREPARED,  /* clerk: m2_call */
+	M2_POST_NEWS,      /* step: m2_call has more tokens to tell */
+	M2_POST_DONE,      /* step: m2_call */
 	M2_POST_HEARTBEAT, /* step */
 	M2_POST_LOST       /* step: the device is gone, or the thread has quit */
 };
@@ -84,7 +84,8 @@ struct m2_resident {
 
 	_Atomic bool progress_pending;
 	struct m2_post post_progress;
-	struct m2_post post_add;    /* two to step, so that the second may follow before the first is taken */
+	struct m2_post
+		post_add; /* two to step, so that the second may follow before the first is taken */
 	struct m2_post post_remove;
 	struct m2_post post; /* to the front: LOADED, REMOVED, UNLOADED */
 };
@@ -112,7 +113,7 @@ struct m2_call {
 
 	/* the front's */
 	struct m2_segment segment; /* once done: what waits for its release */
-	bool release; /* forget it as soon as it is done */
+	bool release;              /* forget it as soon as it is done */
 	uint32_t sent_tokens[M2_LIMIT_COMPLETIONS];
 	uint64_t sent_text[M2_LIMIT_COMPLETIONS];
 
@@ -209,6 +210,9 @@ void m2_worker_on_release(struct m2_worker *w, uint64_t id);
 /* At the end: every call, with its results memory if `remove`, else leaving the files. */
 void m2_worker_calls_finish(struct m2_worker *w, bool remove);
 void m2_worker_call_destroy(struct m2_worker *w, struct m2_call *call);
+
+/* ---- worker_messages.c: TOKENS packets for what was published since the last; none for a segment */
+enum m2_err m2_worker_pump(struct m2_worker *w, struct m2_call *call, struct m2_why *why);
 
 /* ---- worker_models.c: the front's table of models */
 struct m2_resident *m2_worker_resident_find(struct m2_worker *w, uint32_t id);

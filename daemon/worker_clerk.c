@@ -23,18 +23,19 @@ enum {
 
 /* ---- admission --------------------------------------------------------------------------------- */
 
-static enum m2_err reserve(struct m2_worker *w, struct m2_call *call, bool *waits,
-	struct m2_why *why)
+static enum m2_err reserve(
+	struct m2_worker *w, struct m2_call *call, bool *waits, struct m2_why *why)
 {
 	struct m2_resident *r = call->resident;
 	const uint32_t slots = call->request.op == M2_OP_SCORE ? 1 : (uint32_t)call->request.n;
 	enum m2_err err = M2_OK;
 	(void)pthread_mutex_lock(&w->admission);
 	*waits = r->reserved + slots > r->variant.slots;
-	if (*waits && atomic_load_explicit(&r->lane->waiting, memory_order_relaxed) >=
-			r->variant.queue)
+	if (*waits &&
+		atomic_load_explicit(&r->lane->waiting, memory_order_relaxed) >= r->variant.queue)
 		err = m2_fail(M2_EBUSY, why,
-			"all %d slots of %s are taken and %d requests wait already, which is its limit",
+			"all %d slots of %s are taken and %d requests wait already, which is its "
+			"limit",
 			r->variant.slots, r->variant.name, r->variant.queue);
 	if (err == M2_OK) {
 		r->reserved += slots;
@@ -51,8 +52,7 @@ static void unreserve(struct m2_worker *w, struct m2_call *call, bool waits)
 	(void)pthread_mutex_lock(&w->admission);
 	call->resident->reserved -= call->reserved;
 	if (waits)
-		atomic_fetch_sub_explicit(
-			&call->resident->lane->waiting, 1, memory_order_relaxed);
+		atomic_fetch_sub_explicit(&call->resident->lane->waiting, 1, memory_order_relaxed);
 	(void)pthread_mutex_unlock(&w->admission);
 	call->reserved = 0;
 }
@@ -68,7 +68,8 @@ static enum m2_err take_tokens(
 	if ((r->flags & M2_REQUEST_TOKENS) != 0 || r->op == M2_OP_DETOKENIZE) {
 		if (r->prompt_bytes % sizeof(int32_t) != 0)
 			return m2_fail_field(M2_EINVAL, why, "payload",
-				"%u bytes are not a whole number of int32 token ids", r->prompt_bytes);
+				"%u bytes are not a whole number of int32 token ids",
+				r->prompt_bytes);
 		*count = r->prompt_bytes / sizeof(int32_t);
 		*ids = malloc(*count > 0 ? *count * sizeof(int32_t) : 1);
 		if (*ids == NULL)
@@ -77,8 +78,8 @@ static enum m2_err take_tokens(
 		return M2_OK;
 	}
 	if (tokenizer == NULL)
-		return m2_fail_field(M2_EINVAL, why, "input",
-			"%s has no tokenizer: send token ids", call->resident->variant.name);
+		return m2_fail_field(M2_EINVAL, why, "input", "%s has no tokenizer: send token ids",
+			call->resident->variant.name);
 	unsigned flags = M2_ENCODE_TEMPLATE;
 	if ((r->flags & M2_REQUEST_SPECIAL) != 0)
 		flags |= M2_ENCODE_SPECIAL;
@@ -117,7 +118,8 @@ static enum m2_err prepare_task(struct m2_worker *w, struct m2_call *call, const
 	const struct m2_task_spec spec = {
 		.request = &call->request,
 		.bias = (const struct m2_logit_bias *)(const void *)(call->body +
-			m2_request_bias_at(&call->request)),
+								     m2_request_bias_at(
+									     &call->request)),
 		.stop = (const char *)call->body + m2_request_stop_at(&call->request),
 		.prompt = ids,
 		.prompt_tokens = count,
@@ -199,10 +201,10 @@ static bool is_quick(const struct m2_call *call)
 {
 	const struct m2_request *r = &call->request;
 	const int64_t tokens = (r->set & M2_SET_MAX_TOKENS) != 0
-		? r->sampling.max_tokens
-		: call->resident->variant.defaults.max_tokens;
+				       ? r->sampling.max_tokens
+				       : call->resident->variant.defaults.max_tokens;
 	return r->prompt_bytes <= QUICK_PROMPT_BYTES && (r->flags & M2_REQUEST_LOGITS) == 0 &&
-		r->logprobs <= 0 && tokens * r->n <= QUICK_TOKENS;
+	       r->logprobs <= 0 && tokens * r->n <= QUICK_TOKENS;
 }
 
 static void give_to_clerk(struct m2_worker *w, struct m2_call *call)

@@ -85,8 +85,8 @@ static enum m2_err check_budget(struct load *load, struct m2_why *why)
 {
 	struct m2_resident *r = load->resident;
 	struct m2_footprint *f = &r->facts.footprint;
-	const enum m2_err err = load->worker->backend->plan(load->worker->device, &r->config.desc,
-		&load->source, &load->options, f, why);
+	const enum m2_err err = load->worker->backend->plan(
+		load->worker->device, &r->config.desc, &load->source, &load->options, f, why);
 	if (err != M2_OK)
 		return err;
 	f->workspace += m2_lane_bytes(&load->lane);
@@ -94,7 +94,8 @@ static enum m2_err check_budget(struct load *load, struct m2_why *why)
 	if (r->budget == 0 || total <= r->budget)
 		return M2_OK;
 	return m2_fail(M2_ENOMEM, why,
-		"%s takes %llu bytes (weights %llu, state of %d slots %llu, workspace %llu), %llu are free",
+		"%s takes %llu bytes (weights %llu, state of %d slots %llu, workspace %llu), %llu "
+		"are free",
 		r->variant.name, (unsigned long long)total, (unsigned long long)f->weights,
 		r->variant.slots, (unsigned long long)f->state, (unsigned long long)f->workspace,
 		(unsigned long long)r->budget);
@@ -112,8 +113,8 @@ static void fill_facts(struct load *load)
 	f->tokenizer_size = r->tokenizer != NULL ? m2_tokenizer_size(r->tokenizer) : 0;
 	f->parameters = m2_checkpoint_parameters(load->checkpoint);
 	(void)snprintf(f->dialect, sizeof f->dialect, "%s", m2_dialect_name(r->config.dialect));
-	(void)snprintf(f->container, sizeof f->container, "%s",
-		m2_checkpoint_container(load->checkpoint));
+	(void)snprintf(
+		f->container, sizeof f->container, "%s", m2_checkpoint_container(load->checkpoint));
 	(void)snprintf(f->weights, sizeof f->weights, "%s",
 		m2_dtype_name(r->variant.weights != M2_DTYPE_NONE ? r->variant.weights : stored));
 	(void)snprintf(f->path, sizeof f->path, "%s", info.path);
@@ -157,8 +158,8 @@ static void load_now(struct m2_worker *w, struct m2_resident *r)
 	if (r->err == M2_OK)
 		m2_info("%s: loaded in %llu ms, %llu bytes", r->variant.name,
 			(unsigned long long)r->facts.load_ms,
-			(unsigned long long)(r->facts.footprint.weights +
-				r->facts.footprint.state + r->facts.footprint.workspace));
+			(unsigned long long)(r->facts.footprint.weights + r->facts.footprint.state +
+					     r->facts.footprint.workspace));
 	else
 		m2_worker_unload_now(w, r);
 }

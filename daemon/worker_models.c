@@ -40,7 +40,8 @@ enum m2_err m2_worker_on_load(struct m2_worker *w, const struct m2_ipc_load *pac
 	struct m2_why reason;
 	if (body_bytes != sizeof(struct m2_variant) ||
 		m2_worker_resident_find(w, packet->model) != NULL)
-		return m2_fail(M2_EPROTO, why, "a load without a variant, or of a model that is there");
+		return m2_fail(
+			M2_EPROTO, why, "a load without a variant, or of a model that is there");
 	struct m2_resident *r = calloc(1, sizeof *r);
 	if (r == NULL)
 		return refuse_load(w, packet->model,
@@ -49,7 +50,8 @@ enum m2_err m2_worker_on_load(struct m2_worker *w, const struct m2_ipc_load *pac
 	if (r->variant.slots < 1 || r->variant.slots > M2_LIMIT_SLOTS ||
 		r->variant.max_batch_tokens < 1) {
 		free(r);
-		return m2_fail(M2_EPROTO, why, "a variant with slots or max_batch_tokens out of range");
+		return m2_fail(
+			M2_EPROTO, why, "a variant with slots or max_batch_tokens out of range");
 	}
 	r->id = packet->model;
 	r->budget = packet->budget;
@@ -64,8 +66,7 @@ enum m2_err m2_worker_on_load(struct m2_worker *w, const struct m2_ipc_load *pac
 	return M2_OK;
 }
 
-enum m2_err m2_worker_on_progress(
-	struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
+enum m2_err m2_worker_on_progress(struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
 {
 	atomic_store(&r->progress_pending, false);
 	struct m2_ipc_progress progress = {

@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "client/mamba2.h" /* installed: <mamba2.h> */
+#include <mamba2.h>
 
 int main(int argc, char **argv)
 {
@@ -34,7 +34,8 @@ int main(int argc, char **argv)
 	if (error == MAMBA2_OK)
 		error = mamba2_request_result(r, NULL);
 	if (error != MAMBA2_OK)
-		(void)fprintf(stderr, "\nhello: %s (%s)\n", mamba2_message(m), mamba2_error_code(error));
+		(void)fprintf(
+			stderr, "\nhello: %s (%s)\n", mamba2_message(m), mamba2_error_code(error));
 	mamba2_request_free(&r);
 	mamba2_close(&m);
 	return error == MAMBA2_OK ? 0 : 1;

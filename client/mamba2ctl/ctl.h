@@ -41,8 +41,8 @@ struct ctl_ids {
 };
 
 struct ctl_option {
-	const char *name;  /* without the dashes */
-	char letter;       /* 0: none */
+	const char *name; /* without the dashes */
+	char letter;      /* 0: none */
 	enum ctl_type type;
 	const char *value; /* placeholder in the help; NULL for a flag */
 	void *to;
@@ -53,13 +53,12 @@ struct ctl; /* below */
 
 struct ctl_command {
 	const char *name;
-	const char *arguments; /* "NAME [TEXT]" */
-	const char *summary;   /* one line */
-	const char *text;      /* what a newcomer wants to know, and examples */
+	const char *arguments;            /* "NAME [TEXT]" */
+	const char *summary;              /* one line */
+	const char *text;                 /* what a newcomer wants to know, and examples */
 	const struct ctl_option *options; /* ends with a NULL name; may be NULL */
 	int min_arguments;
 	int max_arguments;
-	bool control; /* needs the control endpoint */
 	int (*run)(struct ctl *ctl, int argc, char **argv);
 };
 
@@ -160,6 +159,7 @@ int ctl_run_remove(struct ctl *ctl, int argc, char **argv);
 int ctl_run_reload(struct ctl *ctl, int argc, char **argv);
 int ctl_run_drain(struct ctl *ctl, int argc, char **argv);
 int ctl_run_ps(struct ctl *ctl, int argc, char **argv);
+int ctl_run_cancel(struct ctl *ctl, int argc, char **argv);
 int ctl_run_status(struct ctl *ctl, int argc, char **argv);
 int ctl_run_version(struct ctl *ctl, int argc, char **argv);
 int ctl_run_generate(struct ctl *ctl, int argc, char **argv);
@@ -169,6 +169,7 @@ int ctl_run_detokenize(struct ctl *ctl, int argc, char **argv);
 
 extern const struct ctl_option ctl_unload_options[];
 extern const struct ctl_option ctl_register_options[];
+extern const struct ctl_option ctl_cancel_options[];
 extern const struct ctl_option ctl_drain_options[];
 extern const struct ctl_option ctl_generate_options[];
 extern const struct ctl_option ctl_score_options[];

@@ -58,7 +58,8 @@ const struct ctl_option ctl_generate_options[] = {
 	{"top-p", 0, CTL_FLOAT, "P", &g.top_p,
 		"sample among the fewest whose probabilities reach p; 1: all"},
 	{"min-p", 0, CTL_FLOAT, "P", &g.min_p, "drop tokens below p times the most probable"},
-	{"repetition-penalty", 0, CTL_FLOAT, "X", &g.repetition, "weaken tokens seen before; 1: off"},
+	{"repetition-penalty", 0, CTL_FLOAT, "X", &g.repetition,
+		"weaken tokens seen before; 1: off"},
 	{"presence-penalty", 0, CTL_FLOAT, "X", &g.presence,
 		"subtracted once from generated tokens' logits"},
 	{"frequency-penalty", 0, CTL_FLOAT, "X", &g.frequency, "subtracted per occurrence"},
@@ -184,8 +185,7 @@ static struct json_object *top_array(
 		struct json_object *row = json_object_new_array();
 		for (size_t k = 0; k < top_k; k++) {
 			struct json_object *one = json_object_new_object();
-			json_object_object_add(
-				one, "id", json_object_new_int(ids[i * top_k + k]));
+			json_object_object_add(one, "id", json_object_new_int(ids[i * top_k + k]));
 			json_object_object_add(
 				one, "logprob", float_value(logprobs[i * top_k + k]));
 			json_object_array_add(row, one);
@@ -404,8 +404,9 @@ int ctl_run_generate(struct ctl *ctl, int argc, char **argv)
 		return ctl_say(CTL_USAGE, "a text and --tokens: which of the two?");
 	if (g.tokens.id == NULL && (prompt = ctl_prompt(argument, g.file, &bytes)) == NULL)
 		return argument != NULL && g.file != NULL ? CTL_USAGE : CTL_FAILED;
-	int status = read_bias(&bias) ? CTL_OK
-				      : ctl_say(CTL_USAGE, "--logit-bias wants ID:NUMBER, as in 5:-1.5");
+	int status = read_bias(&bias)
+			     ? CTL_OK
+			     : ctl_say(CTL_USAGE, "--logit-bias wants ID:NUMBER, as in 5:-1.5");
 	if (status == CTL_OK) {
 		const struct sigaction action = {.sa_handler = on_interrupt};
 		(void)sigaction(SIGINT, &action, NULL);

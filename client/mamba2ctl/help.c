@@ -16,19 +16,21 @@ static void print_options(const struct ctl_option *o)
 
 void ctl_help(void)
 {
-	(void)fputs("usage: mamba2ctl COMMAND ...\n\n"
-		    "Talks to mamba2d, the daemon that serves Mamba-2 language models on this host.\n"
-		    "A model is a variant with a name; list shows those you may use.\n\n"
-		    "  mamba2ctl register configs/demo/demo.yaml      make a model known, once\n"
-		    "  mamba2ctl load demo                            put it on its device\n"
-		    "  mamba2ctl generate demo 'In the beginning'     and use it\n\n"
-		    "commands (mamba2ctl COMMAND --help explains one, with examples):\n",
+	(void)fputs(
+		"usage: mamba2ctl COMMAND ...\n\n"
+		"Talks to mamba2d, the daemon that serves Mamba-2 language models on this host.\n"
+		"A model is a variant with a name; list shows those you may use.\n\n"
+		"  mamba2ctl register configs/demo/demo.yaml      make a model known, once\n"
+		"  mamba2ctl load demo                            put it on its device\n"
+		"  mamba2ctl generate demo 'In the beginning'     and use it\n\n"
+		"commands (mamba2ctl COMMAND --help explains one, with examples):\n",
 		stdout);
 	for (const struct ctl_command *c = ctl_commands; c->name != NULL; c++)
 		(void)printf("  %-11s %-15s %s\n", c->name, c->arguments, c->summary);
 	(void)fputs("\noptions of every command:\n", stdout);
 	print_options(ctl_global_options);
-	(void)fputs("\nexit status: 0 done, 1 refused or failed (a sentence with its code is on standard\n"
+	(void)fputs("\nexit status: 0 done, 1 refused or failed (a sentence with its code is on "
+		    "standard\n"
 		    "error), 2 wrong usage, 3 no daemon answers, 130 interrupted\n",
 		stdout);
 }

@@ -44,8 +44,8 @@ char *ctl_read_file(const char *path, size_t most, size_t *bytes)
 			(void)ctl_say(CTL_FAILED, "%s: more than %zu bytes (limit)",
 				standard ? "standard input" : path, most);
 		else
-			(void)ctl_say(CTL_FAILED, "%s: %s (io)",
-				standard ? "standard input" : path, strerror(errno));
+			(void)ctl_say(CTL_FAILED, "%s: %s (io)", standard ? "standard input" : path,
+				strerror(errno));
 		free(text);
 		text = NULL;
 	}

@@ -19,66 +19,81 @@ const struct ctl_option ctl_global_options[] = {
 
 const struct ctl_command ctl_commands[] = {
 	{"generate", "NAME [PROMPT]", "continue a prompt and stream the text",
-		"The prompt is the argument, or --file, or standard input, or token ids (--tokens).\n"
+		"The prompt is the argument, or --file, or standard input, or token ids "
+		"(--tokens).\n"
 		"What is not given takes the variant's defaults. Ctrl-C stops the generation and\n"
 		"keeps what came.\n\n"
 		"  mamba2ctl generate demo 'In the beginning' -n 100\n"
-		"  mamba2ctl generate demo --file story.txt --temperature 0.7 --top-p 0.9 --seed 7\n"
+		"  mamba2ctl generate demo --file story.txt --temperature 0.7 --top-p 0.9 --seed "
+		"7\n"
 		"  echo 'Dear Sir,' | mamba2ctl generate demo --stop 'Yours' --completions 3\n"
 		"  mamba2ctl generate demo --tokens 1,2,3 -n 24 --temperature 0 --print-tokens\n"
-		"  mamba2ctl generate demo 'Hello' -n 5 --logprobs 3      what else it considered\n",
-		ctl_generate_options, 1, 2, false, ctl_run_generate},
+		"  mamba2ctl generate demo 'Hello' -n 5 --logprobs 3      what else it "
+		"considered\n",
+		ctl_generate_options, 1, 2, ctl_run_generate},
 	{"score", "NAME [TEXT]", "log-probability of a given text, token by token",
-		"Reads a text and says how probable the model finds each of its tokens, given those\n"
-		"before it, and how many bits per byte the whole costs. The first token has nothing\n"
+		"Reads a text and says how probable the model finds each of its tokens, given "
+		"those\n"
+		"before it, and how many bits per byte the whole costs. The first token has "
+		"nothing\n"
 		"before it and is not counted.\n\n"
 		"  mamba2ctl score demo 'And the king said unto him'\n"
 		"  mamba2ctl score demo --file heldout.txt --top 3\n"
 		"  mamba2ctl score demo --tokens 1,2,3 --logits logits.safetensors\n",
-		ctl_score_options, 1, 2, false, ctl_run_score},
+		ctl_score_options, 1, 2, ctl_run_score},
 	{"tokenize", "NAME [TEXT]", "text to token ids",
 		"  mamba2ctl tokenize demo 'Hello world'\n"
 		"  mamba2ctl tokenize demo --file story.txt --json\n",
-		ctl_tokenize_options, 1, 2, false, ctl_run_tokenize},
+		ctl_tokenize_options, 1, 2, ctl_run_tokenize},
 	{"detokenize", "NAME", "token ids to text",
 		"  mamba2ctl detokenize demo --tokens 72,101,108,108,111\n", ctl_detokenize_options,
-		1, 1, false, ctl_run_detokenize},
+		1, 1, ctl_run_detokenize},
 	{"list", "", "the variants you may use, and whether they are resident",
-		"  mamba2ctl list\n  mamba2ctl list --json\n", NULL, 0, 0, false, ctl_run_list},
+		"  mamba2ctl list\n  mamba2ctl list --json\n", NULL, 0, 0, ctl_run_list},
 	{"show", "NAME", "one variant in full: configuration, checkpoint, footprint",
-		"  mamba2ctl show demo\n", NULL, 1, 1, false, ctl_run_show},
+		"  mamba2ctl show demo\n", NULL, 1, 1, ctl_run_show},
 	{"ps", "", "resident variants with their load, and your own requests", "  mamba2ctl ps\n",
-		NULL, 0, 0, false, ctl_run_ps},
-	{"status", "", "the daemon: version, processes, devices, counters",
-		"  mamba2ctl status\n", NULL, 0, 0, false, ctl_run_status},
+		NULL, 0, 0, ctl_run_ps},
+	{"cancel", "REQUEST", "stop a request by the number that ps shows",
+		"Takes effect at the next step; its client keeps what came.\n\n"
+		"  mamba2ctl cancel 1700000000000042\n  mamba2ctl cancel --admin "
+		"1700000000000042\n",
+		ctl_cancel_options, 1, 1, ctl_run_cancel},
+	{"status", "", "the daemon: version, processes, devices, counters", "  mamba2ctl status\n",
+		NULL, 0, 0, ctl_run_status},
 	{"load", "NAME", "make a variant resident (administrators)",
 		"Returns when it is resident. Without load, the first request loads it, if the\n"
 		"daemon is configured so.\n\n  mamba2ctl load demo\n",
-		NULL, 1, 1, true, ctl_run_load},
+		NULL, 1, 1, ctl_run_load},
 	{"unload", "NAME", "take a variant off its device (administrators)",
 		"Running requests may finish for --wait seconds and are then cancelled.\n\n"
 		"  mamba2ctl unload demo\n  mamba2ctl unload demo --wait 0\n",
-		ctl_unload_options, 1, 1, true, ctl_run_unload},
+		ctl_unload_options, 1, 1, ctl_run_unload},
 	{"register", "FILE", "register a variant from a YAML file (administrators)",
-		"The daemon keeps the text; the file is not needed afterwards. Relative paths in it\n"
-		"are taken from the file's own directory. configs/reference.yaml lists all keys.\n\n"
+		"The daemon keeps the text; the file is not needed afterwards. Relative paths in "
+		"it\n"
+		"are taken from the file's own directory. configs/reference.yaml lists all "
+		"keys.\n\n"
 		"  mamba2ctl register configs/demo/demo.yaml\n"
 		"  mamba2ctl register mine.yaml --replace\n",
-		ctl_register_options, 1, 1, true, ctl_run_register},
+		ctl_register_options, 1, 1, ctl_run_register},
 	{"remove", "NAME", "take a variant out of the registry (administrators)",
-		"It is unloaded first. A variant that comes from a file in a variant directory comes\n"
-		"back with the next reload, unless the file is gone too.\n\n  mamba2ctl remove mine\n",
-		NULL, 1, 1, true, ctl_run_remove},
+		"It is unloaded first. A variant that comes from a file in a variant directory "
+		"comes\n"
+		"back with the next reload, unless the file is gone too.\n\n  mamba2ctl remove "
+		"mine\n",
+		NULL, 1, 1, ctl_run_remove},
 	{"reload", "", "read configuration and variant directories again (administrators)",
-		"The same as SIGHUP, with an answer.\n\n  mamba2ctl reload\n", NULL, 0, 0, true,
+		"The same as SIGHUP, with an answer.\n\n  mamba2ctl reload\n", NULL, 0, 0,
 		ctl_run_reload},
 	{"drain", "", "accept no new work (administrators)",
 		"Returns when the running work is done, or was cancelled after --wait seconds.\n\n"
-		"  mamba2ctl drain\n  mamba2ctl drain --stop --wait 60\n  mamba2ctl drain --resume\n",
-		ctl_drain_options, 0, 0, true, ctl_run_drain},
+		"  mamba2ctl drain\n  mamba2ctl drain --stop --wait 60\n  mamba2ctl drain "
+		"--resume\n",
+		ctl_drain_options, 0, 0, ctl_run_drain},
 	{"version", "", "of this program, its library, and the daemon", "  mamba2ctl version\n",
-		NULL, 0, 0, false, ctl_run_version},
-	{NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL}};
+		NULL, 0, 0, ctl_run_version},
+	{NULL, NULL, NULL, NULL, NULL, 0, 0, NULL}};
 
 int ctl_connect(struct ctl *ctl, bool control, int64_t answer_timeout_ms)
 {
@@ -114,7 +129,8 @@ static int command_word(int argc, char **argv)
 		if (argv[i][0] != '-')
 			return i;
 		for (const struct ctl_option *o = ctl_global_options; o->name != NULL; o++)
-			if (o->value != NULL && argv[i][1] == '-' && strcmp(argv[i] + 2, o->name) == 0) {
+			if (o->value != NULL && argv[i][1] == '-' &&
+				strcmp(argv[i] + 2, o->name) == 0) {
 				i++; /* its value is no command */
 				break;
 			}
@@ -134,8 +150,9 @@ static int run(struct ctl *ctl, int argc, char **argv)
 	if (ctl->connect_timeout_s < 0 || ctl->connect_timeout_s > 86400)
 		return ctl_say(CTL_USAGE, "--connect-timeout: from 0 to 86400 seconds");
 	if (argc < c->min_arguments || argc > c->max_arguments)
-		return ctl_say(CTL_USAGE, "usage: mamba2ctl %s%s%s   (mamba2ctl %s --help says more)",
-			c->name, c->arguments[0] != '\0' ? " " : "", c->arguments, c->name);
+		return ctl_say(CTL_USAGE,
+			"usage: mamba2ctl %s%s%s   (mamba2ctl %s --help says more)", c->name,
+			c->arguments[0] != '\0' ? " " : "", c->arguments, c->name);
 	return c->run(ctl, argc, argv);
 }
 

@@ -97,8 +97,8 @@ static bool take(const struct ctl_option *own, int argc, char **argv, int *at)
 	if (!is_long && name[1] != '\0')
 		value = name + 1; /* -n24 */
 	if (o == NULL || (o->value == NULL && value != NULL)) {
-		(void)ctl_say(CTL_USAGE, o == NULL ? "there is no option %s" : "%s takes no value",
-			word);
+		(void)ctl_say(
+			CTL_USAGE, o == NULL ? "there is no option %s" : "%s takes no value", word);
 		return false;
 	}
 	if (o->value != NULL && value == NULL) {

@@ -130,8 +130,8 @@ static void print_json(const char *model, const struct scored *x)
 			struct json_object *one = json_object_new_object();
 			json_object_object_add(
 				one, "id", json_object_new_int(x->top_ids[i * x->top_k + k]));
-			json_object_object_add(one, "logprob",
-				number((double)x->top_logprobs[i * x->top_k + k]));
+			json_object_object_add(
+				one, "logprob", number((double)x->top_logprobs[i * x->top_k + k]));
 			json_object_array_add(row, one);
 		}
 		json_object_array_add(top, row);
@@ -145,8 +145,8 @@ static void print_json(const char *model, const struct scored *x)
 		json_object_put(top);
 	json_object_object_add(o, "total", number(x->total));
 	if (x->text_bytes > 0)
-		json_object_object_add(o, "bits_per_byte",
-			number(-x->total / log(2) / (double)x->text_bytes));
+		json_object_object_add(
+			o, "bits_per_byte", number(-x->total / log(2) / (double)x->text_bytes));
 	ctl_print_json(json_object_to_json_string_ext(o, JSON_C_TO_STRING_PLAIN));
 	json_object_put(o);
 }
@@ -199,7 +199,7 @@ static int score(struct ctl *ctl, const char *model, const char *prompt, size_t 
 		error = mamba2_request_wait(r, -1);
 	if (error == MAMBA2_OK)
 		error = mamba2_request_result(r, NULL);
-	const int status = error != MAMBA2_OK  ? ctl_fail(ctl, error)
+	const int status = error != MAMBA2_OK ? ctl_fail(ctl, error)
 			   : s.logits != NULL ? write_logits(r)
 					      : report(ctl, model, bytes, r);
 	mamba2_request_free(&r);

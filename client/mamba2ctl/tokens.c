@@ -10,7 +10,8 @@ static struct {
 	int special;
 } text_options;
 const struct ctl_option ctl_tokenize_options[] = {
-	{"file", 'f', CTL_TEXT, "FILE", &text_options.file, "read the text from a file (- for stdin)"},
+	{"file", 'f', CTL_TEXT, "FILE", &text_options.file,
+		"read the text from a file (- for stdin)"},
 	{"special", 0, CTL_FLAG, NULL, &text_options.special,
 		"special tokens written in the text become their ids"},
 	{NULL, 0, CTL_FLAG, NULL, NULL, NULL}};
@@ -35,8 +36,8 @@ int ctl_run_tokenize(struct ctl *ctl, int argc, char **argv)
 			     : ctl_prompt(argc > 1 ? argv[1] : NULL, text_options.file, &bytes);
 	if (text == NULL)
 		return status != CTL_OK ? status : CTL_FAILED;
-	const enum mamba2_error error = mamba2_tokenize(
-		ctl->m, argv[0], text, bytes, text_options.special, &ids, &count);
+	const enum mamba2_error error =
+		mamba2_tokenize(ctl->m, argv[0], text, bytes, text_options.special, &ids, &count);
 	if (error != MAMBA2_OK)
 		status = ctl_fail(ctl, error);
 	else

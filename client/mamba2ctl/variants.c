@@ -7,24 +7,24 @@
 #include "client/mamba2ctl/ctl.h"
 #include "common/limits.h"
 
-/* Most commands: connect, ask, print the JSON or hand the parsed answer to `human`. */
-static int answer(const struct ctl *ctl, enum mamba2_error error, char *json,
+/* The end of most commands: print the JSON as it is, or hand the parsed answer to `human`. */
+static int answer(const struct ctl *ctl, enum mamba2_error error, char **json,
 	void (*human)(struct json_object *answer))
 {
 	if (error != MAMBA2_OK)
 		return ctl_fail(ctl, error);
 	int status = CTL_OK;
 	if (ctl->json != 0) {
-		ctl_print_json(json);
+		ctl_print_json(*json);
 	} else {
-		struct json_object *o = ctl_read_json(json);
+		struct json_object *o = ctl_read_json(*json);
 		if (o == NULL)
 			status = CTL_FAILED;
 		else
 			human(o);
 		json_object_put(o);
 	}
-	mamba2_free(json);
+	mamba2_free(*json);
 	return status;
 }
 
@@ -73,7 +73,8 @@ int ctl_run_list(struct ctl *ctl, int argc, char **argv)
 	(void)argc;
 	(void)argv;
 	const int status = ctl_connect(ctl, false, 0);
-	return status != CTL_OK ? status : answer(ctl, mamba2_list(ctl->m, &json), json, print_list);
+	return status != CTL_OK ? status
+				: answer(ctl, mamba2_list(ctl->m, &json), &json, print_list);
 }
 
 static void print_resident(struct json_object *v)
@@ -81,7 +82,8 @@ static void print_resident(struct json_object *v)
 	static const char *const facts[] = {"parameters", "dialect", "container", "hidden_size",
 		"layers", "heads", "head_dim", "state_size", "groups", "norm_groups", "conv_kernel",
 		"vocab_rows", "tokenizer_size", NULL};
-	static const char *const parts[] = {"weights", "state", "workspace", "per_slot", "total", NULL};
+	static const char *const parts[] = {
+		"weights", "state", "workspace", "per_slot", "total", NULL};
 	struct json_object *checkpoint = ctl_get_object(v, "resident.checkpoint");
 	struct json_object *footprint = ctl_get_object(v, "resident.footprint");
 	if (checkpoint != NULL)
@@ -103,7 +105,8 @@ static void print_show(struct json_object *o)
 	(void)printf("%-18s %s\n%-18s %s\n%-18s %s\n", "name", ctl_get(v, "name"), "description",
 		ctl_get(v, "description"), "aliases", ctl_get(v, "aliases"));
 	(void)printf("%-18s %s%s\n%-18s %s\n%-18s %s\n", "state", ctl_get(v, "state"),
-		strcmp(ctl_get(v, "stale"), "true") == 0 ? " (registered anew since it was loaded)" : "",
+		strcmp(ctl_get(v, "stale"), "true") == 0 ? " (registered anew since it was loaded)"
+							 : "",
 		"device", ctl_get(v, "device"), "slots", ctl_get(v, "slots"));
 	if (ctl_get_object(v, "resident") != NULL)
 		(void)printf("%-18s %s, weights %s, %s\n", "runs on", ctl_get(v, "resident.device"),
@@ -135,7 +138,7 @@ int ctl_run_show(struct ctl *ctl, int argc, char **argv)
 	const int status = ctl_connect(ctl, false, 0);
 	return status != CTL_OK
 		       ? status
-		       : answer(ctl, mamba2_show(ctl->m, argv[0], &json), json, print_show);
+		       : answer(ctl, mamba2_show(ctl->m, argv[0], &json), &json, print_show);
 }
 
 /* ---- load and unload ---- */
@@ -146,7 +149,8 @@ static void show_progress(void *ctx, uint64_t done, uint64_t total, const char *
 		return;
 	if (total > 0)
 		(void)fprintf(stderr, "\r\033[K%s: %3.0f%%  %s of %s  %.40s", (const char *)ctx,
-			100.0 * (double)done / (double)total, ctl_bytes(done), ctl_bytes(total), what);
+			100.0 * (double)done / (double)total, ctl_bytes(done), ctl_bytes(total),
+			what);
 	else
 		(void)fprintf(stderr, "\r\033[K%s: %.40s", (const char *)ctx, what);
 }
@@ -168,13 +172,12 @@ int ctl_run_load(struct ctl *ctl, int argc, char **argv)
 	const enum mamba2_error error = mamba2_load(ctl->m, argv[0], show_progress, argv[0], &json);
 	if (isatty(STDERR_FILENO))
 		(void)fputs("\r\033[K", stderr);
-	return answer(ctl, error, json, print_load);
+	return answer(ctl, error, &json, print_load);
 }
 
 static int64_t unload_wait = -1;
 const struct ctl_option ctl_unload_options[] = {
-	{"wait", 0, CTL_INT, "SECONDS", &unload_wait,
-		"how long running requests may finish (30)"},
+	{"wait", 0, CTL_INT, "SECONDS", &unload_wait, "how long running requests may finish (30)"},
 	{NULL, 0, CTL_FLAG, NULL, NULL, NULL}};
 
 static void print_unload(struct json_object *o)
@@ -190,7 +193,7 @@ int ctl_run_unload(struct ctl *ctl, int argc, char **argv)
 	const int status = ctl_connect(ctl, true, -1);
 	return status != CTL_OK ? status
 				: answer(ctl, mamba2_unload(ctl->m, argv[0], unload_wait, &json),
-					  json, print_unload);
+					  &json, print_unload);
 }
 
 /* ---- registry ---- */
@@ -219,9 +222,9 @@ int ctl_run_register(struct ctl *ctl, int argc, char **argv)
 	char *source = strcmp(argv[0], "-") == 0 ? NULL : realpath(argv[0], NULL);
 	int status = ctl_connect(ctl, true, 0);
 	if (status == CTL_OK)
-		status = answer(ctl,
-			mamba2_register(ctl->m, yaml, bytes, source, replace_it, &json), json,
-			print_register);
+		status =
+			answer(ctl, mamba2_register(ctl->m, yaml, bytes, source, replace_it, &json),
+				&json, print_register);
 	free(source);
 	free(yaml);
 	return status;
@@ -239,7 +242,7 @@ int ctl_run_remove(struct ctl *ctl, int argc, char **argv)
 	const int status = ctl_connect(ctl, true, -1);
 	return status != CTL_OK
 		       ? status
-		       : answer(ctl, mamba2_remove(ctl->m, argv[0], &json), json, print_remove);
+		       : answer(ctl, mamba2_remove(ctl->m, argv[0], &json), &json, print_remove);
 }
 
 static void print_reload(struct json_object *o)
@@ -251,8 +254,8 @@ static void print_reload(struct json_object *o)
 	if (!json_object_is_type(problems, json_type_array))
 		return;
 	for (size_t i = 0; i < json_object_array_length(problems); i++)
-		(void)printf("  %s\n",
-			json_object_get_string(json_object_array_get_idx(problems, i)));
+		(void)printf(
+			"  %s\n", json_object_get_string(json_object_array_get_idx(problems, i)));
 }
 
 int ctl_run_reload(struct ctl *ctl, int argc, char **argv)
@@ -262,7 +265,7 @@ int ctl_run_reload(struct ctl *ctl, int argc, char **argv)
 	(void)argv;
 	const int status = ctl_connect(ctl, true, -1);
 	return status != CTL_OK ? status
-				: answer(ctl, mamba2_reload(ctl->m, &json), json, print_reload);
+				: answer(ctl, mamba2_reload(ctl->m, &json), &json, print_reload);
 }
 
 /* ---- drain ---- */
@@ -293,5 +296,5 @@ int ctl_run_drain(struct ctl *ctl, int argc, char **argv)
 		       ? status
 		       : answer(ctl,
 				 mamba2_drain(ctl->m, drain.wait, drain.stop, drain.resume, &json),
-				 json, print_drain);
+				 &json, print_drain);
 }

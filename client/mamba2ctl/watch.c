@@ -1,5 +1,7 @@
 /* watch.c - ps, status, version: what the daemon is doing. */
+#include <errno.h>
 #include <json-c/json.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "client/mamba2ctl/ctl.h"
@@ -67,13 +69,14 @@ static void print_requests(struct json_object *array)
 
 static void print_ps(struct json_object *o)
 {
-	print_residents(ctl_get_object(o, "resident"));
+	print_residents(ctl_get_object(o, "models"));
 	print_requests(ctl_get_object(o, "requests"));
 }
 
 static void print_processes(struct json_object *array)
 {
-	static const char *const heads[] = {"PROCESS", "+PID", "STATE", "+RESTARTS", "+UPTIME", NULL};
+	static const char *const heads[] = {
+		"PROCESS", "+PID", "STATE", "+RESTARTS", "+UPTIME", NULL};
 	struct ctl_table t;
 	ctl_table_begin(&t, heads);
 	for (size_t i = 0; i < length_of(array); i++) {
@@ -114,7 +117,8 @@ static void print_status(struct json_object *o)
 	struct json_object *counters = ctl_get_object(o, "counters");
 	(void)printf("mamba2d %s, %s for %s (since %s); %s resident, %s running\n\n",
 		ctl_get(o, "version"), ctl_get(o, "state"), ctl_duration(number(o, "uptime_s")),
-		ctl_time(ctl_get_int(o, "started_at")), ctl_get(o, "resident"), ctl_get(o, "running"));
+		ctl_time(ctl_get_int(o, "started_at")), ctl_get(o, "resident"),
+		ctl_get(o, "running"));
 	print_processes(ctl_get_object(o, "processes"));
 	print_devices(ctl_get_object(o, "devices"));
 	if (!json_object_is_type(counters, json_type_object))
@@ -153,6 +157,26 @@ int ctl_run_ps(struct ctl *ctl, int argc, char **argv)
 	(void)argc;
 	(void)argv;
 	return ask(ctl, mamba2_ps, print_ps);
+}
+
+static int everyones;
+const struct ctl_option ctl_cancel_options[] = {
+	{"admin", 0, CTL_FLAG, NULL, &everyones, "as an administrator: anyone's request"},
+	{NULL, 0, CTL_FLAG, NULL, NULL, NULL}};
+
+int ctl_run_cancel(struct ctl *ctl, int argc, char **argv)
+{
+	char *end = NULL;
+	(void)argc;
+	errno = 0;
+	const unsigned long long number = strtoull(argv[0], &end, 10);
+	if (end == argv[0] || *end != '\0' || errno != 0 || argv[0][0] == '-')
+		return ctl_say(CTL_USAGE, "cancel wants the number of a request, as ps shows it");
+	const int status = ctl_connect(ctl, everyones != 0, 0);
+	if (status != CTL_OK)
+		return status;
+	const enum mamba2_error error = mamba2_cancel(ctl->m, number);
+	return error == MAMBA2_OK ? CTL_OK : ctl_fail(ctl, error);
 }
 
 int ctl_run_status(struct ctl *ctl, int argc, char **argv)

@@ -9,13 +9,13 @@ import json
 import os
 import pathlib
 import re
-import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 
@@ -132,9 +132,11 @@ class Daemon:
             self.write_variant(name, keys)
         self.args = list(args)
         self.user = user
-        self.messages = []
+        self.messages, self.passed = [], 0
+        self.heard = threading.Condition()
         self.process = None
         self.notify = None
+        self.listener = None
         if user is not None:
             for path in [self.directory, *self.directory.rglob("*")]:
                 os.chown(path, user, user)
@@ -167,22 +169,46 @@ class Daemon:
         log = open(self.log_path, "ab")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
         log.close()
+        self.messages, self.passed = [], 0
+        self.listener = threading.Thread(target=self.listen, daemon=True)
+        self.listener.start()
         if wait:
             self.wait_message("READY=1", 30)
         return self
 
-    def wait_message(self, wanted, seconds):
-        """Read notify messages until one has the line `wanted`; all are kept in self.messages."""
-        end = time.monotonic() + seconds * SLOW
+    def listen(self):
+        """Take every notify message as it comes, as systemd does: a full socket would hold the daemon up."""
         while True:
-            left = end - time.monotonic()
-            if left <= 0 or (self.process.poll() is not None and not select.select([self.notify], [], [], 0)[0]):
-                raise Failure(f"no {wanted} from the daemon\n{self.log()}")
-            if select.select([self.notify], [], [], min(left, 0.2))[0]:
+            try:
                 message = self.notify.recv(8192).decode()
+            except OSError:
+                return
+            if message == "end of test":
+                return
+            with self.heard:
                 self.messages.append(message)
-                if any(line.startswith(wanted) for line in message.splitlines()):
-                    return message
+                self.heard.notify_all()
+
+    def wait_message(self, wanted, seconds):
+        """Wait for a notify message that has a line beginning with `wanted` and that no earlier wait has passed."""
+        end = time.monotonic() + seconds * SLOW
+        with self.heard:
+            while True:
+                while self.passed < len(self.messages):
+                    message = self.messages[self.passed]
+                    self.passed += 1
+                    if any(line.startswith(wanted) for line in message.splitlines()):
+                        return message
+                if time.monotonic() > end or self.process.poll() is not None:
+                    raise Failure(f"no {wanted} from the daemon\n{self.log()}")
+                self.heard.wait(0.2)
+
+    def hush(self):
+        """Ends the listener."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.sendto(b"end of test", str(self.directory / "notify"))
+        self.listener.join()
+        self.notify.close()
 
     def stop(self, check=True):
         """SIGTERM, and proof that nothing is left."""
@@ -197,7 +223,7 @@ class Daemon:
             self.kill()
             raise Failure(f"the daemon did not stop on SIGTERM\n{self.log()}") from None
         self.process = None
-        self.notify.close()
+        self.hush()
         if check:
             equal(status, 0, f"exit status of the daemon\n{self.log()}")
             self.check_nothing_left(family)
@@ -217,7 +243,7 @@ class Daemon:
                     os.kill(pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
-            self.notify.close()
+            self.hush()
 
     def __enter__(self):
         return self.start()

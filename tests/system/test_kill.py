@@ -132,10 +132,11 @@ def killed_supervisor_leaves_nothing_behind():
             expect(len(family) >= 3, f"a supervisor, a gate and a worker: {family}")
             os.kill(d.process.pid, signal.SIGKILL)
             d.process.wait()
+            d.process = None
+            d.hush()
             wait_until(lambda: not any(alive(pid) for pid in family), 2, "its children end")
             _, err = client.communicate(timeout=60)
             expect(client.returncode not in (0, None) and err, "the client is told")
-            d.notify.close()
         d.start()
         equal([v["name"] for v in d.ctl_json("list")["variants"]], ["demo"], "the registry is whole")
         with d.connect() as client:

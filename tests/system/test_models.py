@@ -169,8 +169,8 @@ def ten_kinds_of_nonsense_cost_one_sentence_each():
     with Daemon({"a": {"preload": True, "slots": 2}}) as d:
         with d.connect() as client:
             for want, options in (("invalid", {"temperature": -1}), ("invalid", {"top_p": 2}), ("invalid", {"n": 0}),
-                                  ("invalid", {"n": 1000}), ("limit", {"n": 3}), ("invalid", {"logprobs": 99}),
-                                  ("invalid", {"stop": ["x"] * 17}), ("invalid", {"stop": [""]}),
+                                  ("invalid", {"n": 1000}), ("invalid", {"n": 3}), ("invalid", {"logprobs": 99}),
+                                  ("limit", {"stop": ["x"] * 17}), ("invalid", {"stop": [""]}),
                                   ("invalid", {"max_tokens": 0}), ("limit", {"max_tokens": 1000000, "logits": True})):
                 def attempt(options=options):
                     with client.generate("a", tokens=PROMPT, **{"max_tokens": 1, **options}) as request:

@@ -28,8 +28,8 @@ struct m2_model {
 	int broken;       /* rules of the boundary that were broken */
 	int longest_step; /* most tokens in one step */
 	int steps;
-	int nan_at;             /* a history of that length gives NaN; -1 never */
-	enum m2_err fail_step;  /* returned by the next step */
+	int nan_at;                              /* a history of that length gives NaN; -1 never */
+	enum m2_err fail_step;                   /* returned by the next step */
 	void (*on_step)(struct m2_model *model); /* before a step */
 };
 

@@ -66,7 +66,7 @@ struct fake_gate {
 	struct fake_request requests[FAKE_REQUESTS];
 	int n_requests;
 	int count[M2_OP_COUNT];
-	bool forgetful; /* attach: unknown */
+	bool forgetful;   /* attach: unknown */
 	char last[65537]; /* header of the last request */
 	char last_payload[4096];
 	size_t last_payload_bytes;
@@ -144,7 +144,8 @@ static void fake_publish(struct fake_request *r, uint32_t count)
 }
 
 /* The end of one request: memory first, then the closing message. */
-static void fake_finish(void *router, struct fake_request *r, enum m2_finish finish, enum m2_err err)
+static void fake_finish(
+	void *router, struct fake_request *r, enum m2_finish finish, enum m2_err err)
 {
 	if (r->finished)
 		return;
@@ -285,8 +286,8 @@ static void fake_serve_other(struct fake_gate *g, void *router, enum m2_op op,
 						      : ",\"state\":\"running\"");
 		break;
 	case M2_OP_LOAD:
-		fake_answer(router, from, "progress",
-			",\"done\":5,\"total\":10,\"what\":\"weights\"");
+		fake_answer(
+			router, from, "progress", ",\"done\":5,\"total\":10,\"what\":\"weights\"");
 		fake_answer(router, from, "result", ",\"name\":\"demo\"");
 		break;
 	case M2_OP_TOKENIZE: {
@@ -380,7 +381,8 @@ static void *fake_main(void *gate)
 			pthread_mutex_lock(&g->lock); /* 'f': finish everything */
 			for (int i = 0; i < g->n_requests; i++)
 				if (g->requests[i].segment != NULL)
-					fake_finish(router, &g->requests[i], M2_FINISH_LENGTH, M2_OK);
+					fake_finish(
+						router, &g->requests[i], M2_FINISH_LENGTH, M2_OK);
 			pthread_mutex_unlock(&g->lock);
 		}
 		if (items[0].revents != 0)
@@ -422,7 +424,8 @@ static struct fake_gate *fake_gate_create(void)
 	(void)snprintf(path, sizeof path, "%s/results", g->dir);
 	assert(mkdir(path, 0700) == 0);
 	(void)snprintf(g->endpoint, sizeof g->endpoint, "ipc://%s/client.sock", g->dir);
-	assert(pthread_mutex_init(&g->lock, NULL) == 0 && pthread_cond_init(&g->changed, NULL) == 0);
+	assert(pthread_mutex_init(&g->lock, NULL) == 0 &&
+		pthread_cond_init(&g->changed, NULL) == 0);
 	fake_gate_start(g);
 	return g;
 }

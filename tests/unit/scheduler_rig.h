@@ -14,14 +14,21 @@
 
 /* Byte-level BPE without merges: ids 0..25 are a..z, 26 is the end of the text. */
 static const char rig_tokenizer[] =
-	"{\"version\":\"1.0\",\"added_tokens\":[{\"id\":26,\"content\":\"<end>\",\"single_word\":false,"
-	"\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}],\"normalizer\":null,"
-	"\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
+	"{\"version\":\"1.0\",\"added_tokens\":[{\"id\":26,\"content\":\"<end>\",\"single_word\":"
+	"false,"
+	"\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}],\"normalizer\":"
+	"null,"
+	"\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":"
+	"true,"
 	"\"use_regex\":true},\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\","
-	"\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":\"BPE\","
-	"\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":"
-	"null,\"fuse_unk\":false,\"byte_fallback\":false,\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"d\":3,"
-	"\"e\":4,\"f\":5,\"g\":6,\"h\":7,\"i\":8,\"j\":9,\"k\":10,\"l\":11,\"m\":12,\"n\":13,\"o\":14,"
+	"\"add_prefix_space\":true,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":"
+	"\"BPE\","
+	"\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_"
+	"suffix\":"
+	"null,\"fuse_unk\":false,\"byte_fallback\":false,\"vocab\":{\"a\":0,\"b\":1,\"c\":2,\"d\":"
+	"3,"
+	"\"e\":4,\"f\":5,\"g\":6,\"h\":7,\"i\":8,\"j\":9,\"k\":10,\"l\":11,\"m\":12,\"n\":13,\"o\":"
+	"14,"
 	"\"p\":15,\"q\":16,\"r\":17,\"s\":18,\"t\":19,\"u\":20,\"v\":21,\"w\":22,\"x\":23,\"y\":24,"
 	"\"z\":25,\"<end>\":26},\"merges\":[]}}";
 
@@ -128,7 +135,7 @@ struct rig_ask {
 	uint32_t flags;
 	int64_t deadline_ms;
 	const char *stop; /* one stop string */
-	int32_t end; /* with has_end */
+	int32_t end;      /* with has_end */
 	bool has_end;
 	uint64_t seed;
 };

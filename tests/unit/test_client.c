@@ -154,7 +154,8 @@ static void options_become_fields(void **state)
 	static const char *const parts[] = {"\"v\":1,", "\"op\":\"generate\"", "\"input\":\"text\"",
 		"\"max_tokens\":5", "\"temperature\":0.7,", "\"repetition_penalty\":0.01,",
 		"\"presence_penalty\":-1,", "\"seed\":0", "\"stop_tokens\":[7,8]",
-		"\"stop\":[\"\\n\\n\",\"end\"]", "\"logit_bias\":[[3,-1.5]]", "\"ignore_eos\":true"};
+		"\"stop\":[\"\\n\\n\",\"end\"]", "\"logit_bias\":[[3,-1.5]]",
+		"\"ignore_eos\":true"};
 	for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
 		if (!fake_gate_last_has(f->gate, parts[i]))
 			fail_msg("%s is not in %s", parts[i], f->gate->last);
@@ -243,7 +244,8 @@ static void results_memory_that_is_not_ours_is_refused(void **state)
 		const char *word;
 	} cases[] = {{"outside", MAMBA2_EPROTO, "not in"}, {"link", MAMBA2_EPROTO, "symbolic link"},
 		{"offsets", MAMBA2_EFORMAT, "offset"}, {"length", MAMBA2_EPROTO, "bytes"},
-		{"missing", MAMBA2_ENOENT, "results memory"}, {"relative", MAMBA2_EPROTO, "not in"}};
+		{"missing", MAMBA2_ENOENT, "results memory"},
+		{"relative", MAMBA2_EPROTO, "not in"}};
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		mamba2_request *r = NULL;
 		assert_int_equal(generate(f, cases[i].model, &r), cases[i].error);

@@ -175,7 +175,8 @@ static void oracle(const float *row, const struct m2_sampling *p, double *prob)
 	ranking(row, V, rank);
 	int n = p->top_k > 0 && p->top_k < V ? p->top_k : V;
 	for (int i = 0; i < n; i++) {
-		w[i] = exp(((double)rank[i].value - (double)rank[0].value) / (double)p->temperature);
+		w[i] = exp(
+			((double)rank[i].value - (double)rank[0].value) / (double)p->temperature);
 		total += w[i];
 	}
 	int kept = 0;
@@ -223,8 +224,8 @@ static void draws_follow_the_distribution_of_the_oracle(void **unused)
 		const struct m2_sampler_rule rule = {.settings = &p, .sequence = 3};
 		for (int d = 0; d < DRAWS; d++) {
 			int32_t token;
-			assert_int_equal(m2_sampler_choose(&s, row, &rule, &none, (uint64_t)d, &token,
-						 &why),
+			assert_int_equal(
+				m2_sampler_choose(&s, row, &rule, &none, (uint64_t)d, &token, &why),
 				M2_OK);
 			seen[token]++;
 		}
@@ -241,7 +242,8 @@ static void draws_follow_the_distribution_of_the_oracle(void **unused)
 			free_degrees++;
 		}
 		if (rest_expected >= 5) {
-			chi += (rest_seen - rest_expected) * (rest_seen - rest_expected) / rest_expected;
+			chi += (rest_seen - rest_expected) * (rest_seen - rest_expected) /
+			       rest_expected;
 			free_degrees++;
 		}
 		/* five standard deviations of chi-square; the seeds are fixed */
@@ -277,7 +279,8 @@ static void penalties_and_bias_follow_their_formulas(void **unused)
 		}
 		memcpy(want, row, sizeof want);
 		for (int i = 0; i < 4; i++) {
-			bias[i].id = (int32_t)(next_random() % (V + 20)); /* some beyond the vocabulary */
+			bias[i].id = (int32_t)(next_random() %
+					       (V + 20)); /* some beyond the vocabulary */
 			bias[i].bias = (float)(uniform() * 10 - 5);
 			if (bias[i].id < V)
 				want[bias[i].id] += bias[i].bias;
@@ -289,7 +292,7 @@ static void penalties_and_bias_follow_their_formulas(void **unused)
 						      : want[i] * p.repetition_penalty;
 			if (generated[i])
 				want[i] -= p.presence_penalty +
-					p.frequency_penalty * (float)generated[i];
+					   p.frequency_penalty * (float)generated[i];
 			best = want[i] > want[best] ? i : best;
 		}
 		const struct m2_sampler_rule rule = {&p, bias, 4, 0};
@@ -326,7 +329,8 @@ static void logprobs_are_a_softmax_with_its_alternatives_in_order(void **unused)
 		assert_true(fabs((double)logprob - ((double)row[token] - log(sum))) < 2e-6);
 		for (int i = 0; i < K; i++) {
 			assert_int_equal(ids[i], rank[i].id);
-			assert_true(fabs((double)top[i] - ((double)rank[i].value - log(sum))) < 2e-6);
+			assert_true(
+				fabs((double)top[i] - ((double)rank[i].value - log(sum))) < 2e-6);
 		}
 		assert_int_equal(
 			m2_sampler_logprobs(&s, row, V + 1, 0, &logprob, NULL, NULL, &why), M2_OK);

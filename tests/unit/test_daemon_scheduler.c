@@ -129,7 +129,8 @@ static void completions_of_one_prompt_draw_their_own_streams(void **unused)
 		assert_int_equal(task->sequences[i].generated, 25);
 		assert_int_equal(task->sequences[i].out->seed, 5);
 		for (uint32_t j = 0; j < i; j++)
-			equal += memcmp(task->sequences[i].tokens, task->sequences[j].tokens, 100) == 0;
+			equal += memcmp(task->sequences[i].tokens, task->sequences[j].tokens,
+					 100) == 0;
 	}
 	assert_int_equal(equal, 0);
 	/* the first of four is the one of one */
@@ -150,7 +151,8 @@ static void scores_are_those_of_the_rows(void **unused)
 	enum { T = 200 };
 	struct rig rig;
 	rig_open(&rig, 2, 64, false);
-	struct rig_ask ask = {.op = M2_OP_SCORE, .prompt_tokens = T, .prompt_seed = 3, .logprobs = 4};
+	struct rig_ask ask = {
+		.op = M2_OP_SCORE, .prompt_tokens = T, .prompt_seed = 3, .logprobs = 4};
 	struct m2_task *task[2];
 	task[0] = rig_submit(&rig, &ask);
 	ask.flags = M2_REQUEST_LOGITS;
@@ -164,13 +166,13 @@ static void scores_are_those_of_the_rows(void **unused)
 		double sum = 0;
 		history = fake_feed(history, rig_prompt_token(&ask, t));
 		fake_row(history, 0, row);
-		assert_memory_equal(task[1]->prompt_logits + (size_t)t * FAKE_ROWS, row, sizeof row);
+		assert_memory_equal(
+			task[1]->prompt_logits + (size_t)t * FAKE_ROWS, row, sizeof row);
 		if (t + 1 == T)
 			break;
 		for (int v = 0; v < FAKE_VOCAB; v++)
 			sum += exp((double)row[v]);
-		const float want =
-			(float)((double)row[rig_prompt_token(&ask, t + 1)] - log(sum));
+		const float want = (float)((double)row[rig_prompt_token(&ask, t + 1)] - log(sum));
 		for (int k = 0; k < 2; k++) {
 			assert_true(fabsf(task[k]->prompt_logprobs[t + 1] - want) < 3e-6F);
 			const float *top = task[k]->prompt_top_logprobs + (t + 1) * 3;

@@ -145,13 +145,17 @@ static void slots_are_given_first_come_first_served_and_all_at_once(void **unuse
 	(void)unused;
 	struct rig rig;
 	rig_open(&rig, 4, 64, false);
-	struct m2_task *a = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 4, .n = 3, .max_tokens = 9});
-	struct m2_task *b = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 4, .n = 2, .max_tokens = 3});
-	struct m2_task *c = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 4, .max_tokens = 3});
+	struct m2_task *a =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 4, .n = 3, .max_tokens = 9});
+	struct m2_task *b =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 4, .n = 2, .max_tokens = 3});
+	struct m2_task *c =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 4, .max_tokens = 3});
 	(void)rig_step(&rig);
 	assert_int_equal(atomic_load(&a->header->state), M2_RESULTS_RUNNING);
 	assert_int_equal(atomic_load(&b->header->state), M2_RESULTS_QUEUED);
-	assert_int_equal(atomic_load(&c->header->state), M2_RESULTS_QUEUED); /* a slot is free: not its turn */
+	assert_int_equal(atomic_load(&c->header->state),
+		M2_RESULTS_QUEUED); /* a slot is free: not its turn */
 	assert_int_equal(atomic_load(&rig.lane[0]->queued), 2);
 	assert_int_equal(atomic_load(&rig.lane[0]->slots_used), 3);
 	rig_run(&rig);
@@ -185,10 +189,14 @@ static void a_cancel_takes_effect_before_the_next_step(void **unused)
 	(void)unused;
 	struct rig rig;
 	rig_open(&rig, 2, 64, false);
-	struct m2_task *prompt = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 1000, .max_tokens = 9});
-	struct m2_task *decode = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 3, .max_tokens = 99});
-	struct m2_task *queued = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 3, .max_tokens = 9});
-	struct m2_task *last = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 3, .max_tokens = 9});
+	struct m2_task *prompt =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 1000, .max_tokens = 9});
+	struct m2_task *decode =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 3, .max_tokens = 99});
+	struct m2_task *queued =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 3, .max_tokens = 9});
+	struct m2_task *last =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 3, .max_tokens = 9});
 	for (int i = 0; i < 4; i++)
 		(void)rig_step(&rig);
 	const uint32_t had = decode->sequences[0].generated;
@@ -240,10 +248,10 @@ static void a_deadline_ends_what_runs_and_what_waits_and_keeps_what_is_done(void
 	struct rig rig;
 	rig_open(&rig, 1, 64, false);
 	rig_clock = 1000000;
-	struct m2_task *running = rig_submit(&rig,
-		&(struct rig_ask){.prompt_tokens = 3, .max_tokens = 5000, .deadline_ms = 10});
-	struct m2_task *waiting = rig_submit(&rig,
-		&(struct rig_ask){.prompt_tokens = 3, .max_tokens = 50, .deadline_ms = 5});
+	struct m2_task *running = rig_submit(
+		&rig, &(struct rig_ask){.prompt_tokens = 3, .max_tokens = 5000, .deadline_ms = 10});
+	struct m2_task *waiting = rig_submit(
+		&rig, &(struct rig_ask){.prompt_tokens = 3, .max_tokens = 50, .deadline_ms = 5});
 	for (int i = 0; i < 20; i++)
 		(void)rig_step(&rig);
 	assert_int_equal(rig.n_done, 0);
@@ -286,10 +294,12 @@ static void logits_that_are_not_finite_end_that_request_alone(void **unused)
 	struct rig rig;
 	rig_open(&rig, 4, 64, false);
 	rig.model[0].nan_at = 15;
-	struct m2_task *bad = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 10, .n = 2, .max_tokens = 20});
-	struct m2_task *score = rig_submit(&rig,
-		&(struct rig_ask){.op = M2_OP_SCORE, .prompt_tokens = 40, .logprobs = 1});
-	struct m2_task *good = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 2, .max_tokens = 10});
+	struct m2_task *bad =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 10, .n = 2, .max_tokens = 20});
+	struct m2_task *score = rig_submit(
+		&rig, &(struct rig_ask){.op = M2_OP_SCORE, .prompt_tokens = 40, .logprobs = 1});
+	struct m2_task *good =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 2, .max_tokens = 10});
 	rig_run(&rig);
 	assert_int_equal(bad->header->error, M2_EDEVICE);
 	assert_int_equal(rig_finish(bad, 0), M2_FINISH_ERROR);
@@ -307,7 +317,8 @@ static void a_step_that_fails_ends_its_tasks_and_a_lost_device_is_returned(void 
 	struct m2_why why;
 	bool worked;
 	rig_open(&rig, 2, 64, false);
-	struct m2_task *first = rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 10, .max_tokens = 20});
+	struct m2_task *first =
+		rig_submit(&rig, &(struct rig_ask){.prompt_tokens = 10, .max_tokens = 20});
 	rig.model[0].fail_step = M2_EINTERNAL;
 	(void)rig_step(&rig);
 	assert_int_equal(rig.n_done, 1);
@@ -331,15 +342,17 @@ static void what_the_model_cannot_do_is_refused_with_its_field(void **unused)
 	struct m2_task *task = NULL;
 	struct m2_why why;
 	rig_open(&rig, 2, 64, false);
-	assert_int_equal(rig_make(&rig, &(struct rig_ask){.max_tokens = 5}, &task, &why), M2_EINVAL);
+	assert_int_equal(
+		rig_make(&rig, &(struct rig_ask){.max_tokens = 5}, &task, &why), M2_EINVAL);
 	assert_string_equal(why.field, "prompt");
 	assert_int_equal(
-		rig_make(&rig, &(struct rig_ask){.prompt_tokens = 1, .n = 3, .max_tokens = 5}, &task, &why),
+		rig_make(&rig, &(struct rig_ask){.prompt_tokens = 1, .n = 3, .max_tokens = 5},
+			&task, &why),
 		M2_EINVAL);
 	assert_string_equal(why.field, "n");
-	assert_int_equal(rig_make(&rig,
-				 &(struct rig_ask){.prompt_tokens = 1, .max_tokens = 5, .stop = "x"},
-				 &task, &why),
+	assert_int_equal(
+		rig_make(&rig, &(struct rig_ask){.prompt_tokens = 1, .max_tokens = 5, .stop = "x"},
+			&task, &why),
 		M2_EINVAL);
 	assert_string_equal(why.field, "stop");
 	assert_null(task);

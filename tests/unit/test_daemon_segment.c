@@ -60,8 +60,8 @@ static void a_segment_is_a_whole_file_that_its_owner_alone_writes(void **unused)
 	char path[512];
 	uint64_t bytes, count;
 	assert_int_equal(m2_segment_pool_create(directory, 0, 0, &pool, &why), M2_OK);
-	assert_int_equal(m2_segment_create(pool, M2_SEGMENT_FILE, geteuid(), &shape, 77, &s, &why),
-		M2_OK);
+	assert_int_equal(
+		m2_segment_create(pool, M2_SEGMENT_FILE, geteuid(), &shape, 77, &s, &why), M2_OK);
 	path_of(&s, path, sizeof path);
 	assert_int_equal(strlen(s.name), strlen("mamba2-") + 32);
 	assert_int_equal(stat(path, &st), 0);
@@ -108,11 +108,13 @@ static void the_named_user_may_read_and_nobody_else_anything(void **unused)
 	struct m2_why why;
 	char path[512];
 	if (geteuid() != 0) {
-		print_message("skipped: the_named_user_may_read_and_nobody_else_anything: not root\n");
+		print_message(
+			"skipped: the_named_user_may_read_and_nobody_else_anything: not root\n");
 		skip();
 	}
 	assert_int_equal(m2_segment_pool_create(directory, 0, 0, &pool, &why), M2_OK);
-	const enum m2_err err = m2_segment_create(pool, M2_SEGMENT_FILE, 65534, &shape, 0, &s, &why);
+	const enum m2_err err =
+		m2_segment_create(pool, M2_SEGMENT_FILE, 65534, &shape, 0, &s, &why);
 	if (err == M2_EACCES) {
 		print_message("skipped: no ACLs here: %s\n", why.text);
 		m2_segment_pool_destroy(&pool);
@@ -149,8 +151,8 @@ static void budgets_are_counted_to_the_byte_and_given_back(void **unused)
 				 (int64_t)(2 * one + 10), &pool, &why),
 		M2_OK);
 	for (int i = 0; i < 2; i++)
-		assert_int_equal(m2_segment_create(pool, M2_SEGMENT_ANONYMOUS, me, &shape, 5, &s[i],
-					 &why),
+		assert_int_equal(
+			m2_segment_create(pool, M2_SEGMENT_ANONYMOUS, me, &shape, 5, &s[i], &why),
 			M2_OK);
 	assert_string_equal(s[0].name, "");
 	assert_int_equal(
@@ -195,8 +197,7 @@ static void what_cannot_be_made_leaves_nothing_behind(void **unused)
 	m2_segment_pool_usage(pool, &bytes, &count);
 	assert_int_equal(bytes, 0);
 	m2_segment_pool_destroy(&pool);
-	assert_int_equal(
-		m2_segment_pool_create("/nonexistent/results", 0, 0, &pool, &why), M2_EIO);
+	assert_int_equal(m2_segment_pool_create("/nonexistent/results", 0, 0, &pool, &why), M2_EIO);
 	assert_non_null(strstr(why.text, "/nonexistent/results"));
 }
 

@@ -82,7 +82,8 @@ static void await(struct rig *rig, enum m2_ipc_type type)
 		if (m2_ipc_receive(rig->channel, &packet, &got, &why) != M2_OK)
 			fail_msg("waiting for packet %d: %s", (int)type, why.text);
 		if (!got) {
-			struct pollfd fd = {.fd = m2_ipc_channel_fd(rig->channel), .events = POLLIN};
+			struct pollfd fd = {
+				.fd = m2_ipc_channel_fd(rig->channel), .events = POLLIN};
 			if (poll(&fd, 1, PATIENCE_MS) != 1)
 				fail_msg("no packet %d within %d ms", (int)type, PATIENCE_MS);
 			continue;
@@ -178,8 +179,8 @@ static struct m2_variant demo_variant(int slots, int queue)
 	return v;
 }
 
-static struct m2_ipc_loaded load_variant(struct rig *rig, uint32_t model, const struct m2_variant *v,
-	uint64_t budget)
+static struct m2_ipc_loaded load_variant(
+	struct rig *rig, uint32_t model, const struct m2_variant *v, uint64_t budget)
 {
 	struct m2_ipc_loaded loaded;
 	const struct m2_ipc_load load = {.model = model, .budget = budget};
@@ -275,7 +276,8 @@ static void a_request_is_accepted_runs_and_lies_in_its_segment_until_released(vo
 	assert_int_equal(finished.n_sequences, 2);
 	assert_int_equal(finished.seed, 4);
 	assert_int_equal(finished.prompt_tokens, h->prompt_tokens);
-	assert_int_equal(finished.generated_tokens, finished.ends[0].tokens + finished.ends[1].tokens);
+	assert_int_equal(
+		finished.generated_tokens, finished.ends[0].tokens + finished.ends[1].tokens);
 	assert_true(finished.engine_ns > 0 && finished.engine_ns < finished.total_ns);
 	assert_true(finished.first_ns > finished.queue_ns);
 	assert_int_equal(atomic_load(&h->state), M2_RESULTS_FINISHED);
@@ -338,16 +340,18 @@ static void messages_carry_what_a_segment_holds(void **unused)
 		assert_int_equal(t->request, again.request.id);
 		assert_int_equal(t->first, tokens);
 		assert_int_equal(rig.body_bytes, t->count * 8 + t->text_bytes);
-		assert_memory_equal(rig.body, (const char *)h + q->tokens + 4 * tokens, 4 * t->count);
+		assert_memory_equal(
+			rig.body, (const char *)h + q->tokens + 4 * tokens, 4 * t->count);
 		assert_memory_equal(rig.body + 4 * t->count,
 			(const char *)h + q->logprobs + 4 * tokens, 4 * t->count);
-		assert_memory_equal(rig.body + 8 * t->count, (const char *)h + q->text + text,
-			t->text_bytes);
+		assert_memory_equal(
+			rig.body + 8 * t->count, (const char *)h + q->text + text, t->text_bytes);
 		tokens += t->count;
 		text += t->text_bytes;
 	}
 	await(&rig, M2_IPC_FINISHED);
-	assert_int_equal(((const struct m2_ipc_finished *)(const void *)rig.fixed)->generated_tokens,
+	assert_int_equal(
+		((const struct m2_ipc_finished *)(const void *)rig.fixed)->generated_tokens,
 		tokens);
 	assert_int_equal(count_files(), 1); /* of the first, which nobody released */
 	(void)munmap(h, accepted.bytes);
@@ -479,9 +483,11 @@ static void an_unload_waits_for_its_requests_then_cancels_them(void **unused)
 	struct m2_ipc_request late = ask(&rig, M2_OP_GENERATE, "The", 3);
 	send_request(&rig, &late, "The");
 	await(&rig, M2_IPC_REFUSED);
-	assert_int_equal(((const struct m2_ipc_refused *)(const void *)rig.fixed)->err, M2_EDRAINING);
+	assert_int_equal(
+		((const struct m2_ipc_refused *)(const void *)rig.fixed)->err, M2_EDRAINING);
 	await(&rig, M2_IPC_FINISHED);
-	assert_int_equal(((const struct m2_ipc_finished *)(const void *)rig.fixed)->err, M2_ECANCELED);
+	assert_int_equal(
+		((const struct m2_ipc_finished *)(const void *)rig.fixed)->err, M2_ECANCELED);
 	await(&rig, M2_IPC_UNLOADED);
 	close_rig(&rig, true);
 }

@@ -7,14 +7,14 @@
             print(token.text, end="", flush=True)
 
         score = client.score("demo", "And the king said unto him", logits=True)
-        print(sum(score.logprobs[1:]), score.logits.shape)     # NumPy views of shared memory, not copies
+        print(score.logprobs()[1:].sum(), score.logits().shape)     # NumPy views of shared memory, not copies
 
 A thin layer over libmamba2 (ctypes).  NumPy is optional: without it arrays are memoryviews.
 """
-from .client import Client, Completion, Request, Score, Timings, Token, version
+from .client import Client, Request, Score, Timings, Token, version
 from .errors import (Busy, Cancelled, DeadlinePassed, Denied, DeviceFailed, Draining, Error, Exists, Invalid,
                      LimitExceeded, NoMemory, NotFound, Timeout, Unreachable, Unsupported, WorkerLost)
 
-__all__ = ["Busy", "Cancelled", "Client", "Completion", "DeadlinePassed", "Denied", "DeviceFailed", "Draining",
+__all__ = ["Busy", "Cancelled", "Client", "DeadlinePassed", "Denied", "DeviceFailed", "Draining",
            "Error", "Exists", "Invalid", "LimitExceeded", "NoMemory", "NotFound", "Request", "Score", "Timeout",
            "Timings", "Token", "Unreachable", "Unsupported", "WorkerLost", "version"]
