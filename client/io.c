@@ -213,7 +213,7 @@ static bool set_up(mamba2 *m)
 	return m->socket != NULL && m->monitor != NULL && set(m->socket, ZMQ_LINGER, 0) &&
 	       set(m->monitor, ZMQ_LINGER, 0) && set(m->socket, ZMQ_IMMEDIATE, 1) &&
 	       set(m->socket, ZMQ_RECONNECT_IVL, 20) &&
-	       set(m->socket, ZMQ_RECONNECT_IVL_MAX, 1000) &&
+	       set(m->socket, ZMQ_RECONNECT_IVL_MAX, 250) &&
 	       set(m->socket, ZMQ_HEARTBEAT_IVL, 2000) &&
 	       set(m->socket, ZMQ_HEARTBEAT_TIMEOUT, 6000) && set(m->socket, ZMQ_SNDHWM, 0) &&
 	       set(m->socket, ZMQ_RCVHWM, 0) &&

@@ -342,11 +342,12 @@ enum m2_err m2_json_parse(const char *text, size_t length, int max_depth, const 
 	/* not STRICT: that mode refuses Infinity, which published checkpoints contain */
 	struct json_object *object = json_tokener_parse_ex(tokener, text, (int)length);
 	enum json_tokener_error state = json_tokener_get_error(tokener);
+	size_t end = json_tokener_get_parse_end(tokener);
 	if (state == json_tokener_continue) { /* a bare number ends only at an end of input */
 		object = json_tokener_parse_ex(tokener, "", 1);
 		state = json_tokener_get_error(tokener);
+		end = length; /* the place in "" says nothing about the text, which was taken in full */
 	}
-	size_t end = json_tokener_get_parse_end(tokener);
 	json_tokener_free(tokener);
 	if (state != json_tokener_success) {
 		json_object_put(object);

@@ -24,7 +24,6 @@
 
 #define MS          UINT64_C(1000000)
 #define PAUSE_FIRST (10 * MS)
-#define PAUSE_MOST  (5000 * MS)
 #define LIVED_LONG  (30000 * MS)
 #define END_GRACE   (2000 * MS) /* from the end of a channel to the end of its process */
 
@@ -84,7 +83,7 @@ static void plan_restart(struct m2_child *c)
 	if (c->pause_ns == 0 || (c->started_ns != 0 && now - c->started_ns > LIVED_LONG))
 		c->pause_ns = PAUSE_FIRST;
 	m2_loop_set_timer(c->loop, &c->again, now + c->pause_ns);
-	c->pause_ns = c->pause_ns * 2 < PAUSE_MOST ? c->pause_ns * 2 : PAUSE_MOST;
+	c->pause_ns = c->pause_ns * 2 < c->pause_most_ns ? c->pause_ns * 2 : c->pause_most_ns;
 }
 
 /* ---- the channel -------------------------------------------------------------------------------- */

@@ -3,7 +3,7 @@
  * A child is this same program with --role, joined by a SOCK_SEQPACKET pair that it finds as descriptor
  * 3.  It gets no other descriptor of ours, dies when we die, and ignores the terminal's signals: only
  * the supervisor ends it.  When it ends without being asked to, it is started again after a pause that
- * doubles from 10 ms to 5 s and falls back once the child has lived 30 s.
+ * doubles from 10 ms to pause_most_ns and falls back once the child has lived 30 s.
  *
  * Threads: the supervisor's one.  Nothing blocks.
  */
@@ -38,6 +38,7 @@ struct m2_child {
 	/* a packet came; an error ends the child: it broke the protocol */
 	enum m2_err (*packet)(void *ctx, const struct m2_ipc_packet *packet, struct m2_why *why);
 	void (*ended)(void *ctx); /* the process is gone; called before it is started again */
+	uint64_t pause_most_ns;   /* longest pause before it is started again */
 
 	/* for the owner to read */
 	pid_t pid;     /* 0: none */

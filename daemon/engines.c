@@ -311,6 +311,7 @@ static enum m2_err start_worker(struct m2_supervisor *s, const char *device, con
 	w->child.loop = &s->loop;
 	w->child.side = M2_IPC_WORKER;
 	w->child.ctx = w;
+	w->child.pause_most_ns = 5 * UINT64_C(1000000000); /* it reads models again each time */
 	w->child.arguments = arguments;
 	w->child.packet = on_packet;
 	w->child.ended = on_ended;

@@ -325,6 +325,15 @@ static bool is_journal(void)
 	       inode == st.st_ino;
 }
 
+/* A path, or @NAME in the abstract namespace; anything else is not for us. */
+static void take_notify_socket(struct m2_options *o)
+{
+	const char *address = getenv("NOTIFY_SOCKET");
+	if (address != NULL && (address[0] == '/' || address[0] == '@') && address[1] != '\0' &&
+		strlen(address) < sizeof o->notify_socket)
+		(void)snprintf(o->notify_socket, sizeof o->notify_socket, "%s", address);
+}
+
 enum m2_err m2_options_parse(int argc, char **argv, struct m2_options *out, struct m2_why *why)
 {
 	static const struct argp argp = {table, take, NULL, help, NULL, NULL, NULL};
@@ -337,6 +346,7 @@ enum m2_err m2_options_parse(int argc, char **argv, struct m2_options *out, stru
 	if (failed != 0)
 		return m2_fail(M2_EINVAL, why, "options: %s", strerror(failed));
 	out->journal = is_journal();
+	take_notify_socket(out);
 	if (out->role == M2_ROLE_WORKER || out->role == M2_ROLE_GATE)
 		return M2_OK; /* the supervisor told them everything */
 	const enum m2_err err = choose_directories(out, why);

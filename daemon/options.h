@@ -25,11 +25,12 @@ struct m2_options {
 	char state_dir[M2_LIMIT_PATH_BYTES + 1];
 	int n_variant_dirs;
 	char variant_dirs[M2_OPTION_DIRS][M2_LIMIT_PATH_BYTES + 1];
-	char log_level[8];   /* "": as configured */
-	int32_t cpu_threads; /* -1: as configured */
-	char isa[16];        /* "": as configured */
-	char backend[16];    /* what runs the device "cpu": cpu or ref */
-	bool journal;        /* standard error is the journal */
+	char log_level[8];       /* "": as configured */
+	int32_t cpu_threads;     /* -1: as configured */
+	char isa[16];            /* "": as configured */
+	char backend[16];        /* what runs the device "cpu": cpu or ref */
+	bool journal;            /* standard error is the journal */
+	char notify_socket[108]; /* where systemd listens; "": it does not */
 	/* what the supervisor tells its children */
 	int fd;
 	uint32_t generation;

@@ -54,7 +54,10 @@ static void start_gate(struct m2_supervisor *s)
 		.ctx = s,
 		.arguments = gate_arguments,
 		.packet = gate_packet,
-		.ended = gate_ended};
+		.ended = gate_ended,
+		/* it holds nothing and starts in milliseconds, and whoever can make it crash must
+		 * not keep the others out for long */
+		.pause_most_ns = 200 * UINT64_C(1000000)};
 	m2_child_start(&s->gate);
 }
 

@@ -32,6 +32,8 @@ struct m2_access;
 
 enum { M2_TABLE = 4096 }; /* chains of each table below: a power of two */
 
+enum { M2_NOTES = 8, M2_NOTE_BYTES = 320 }; /* messages to systemd */
+
 struct m2_counters {
 	uint64_t requests; /* accepted from the gate */
 	uint64_t refused;
@@ -111,6 +113,10 @@ struct m2_supervisor {
 	uint64_t extended_ns;
 	bool said_ready;
 	char status[256];
+	bool status_unsaid;                  /* its line found no room */
+	char notes[M2_NOTES][M2_NOTE_BYTES]; /* messages that wait for room, oldest first */
+	uint32_t n_notes;
+	struct m2_timer renotify;
 
 	struct m2_counters counters;
 };

@@ -195,13 +195,12 @@ enum m2_err m2_worker_on_prepared(struct m2_worker *w, struct m2_call *call, str
 		.prompt_tokens = call->task->prompt_tokens,
 	};
 	memcpy(accepted.segment, call->task->segment.name, sizeof accepted.segment);
-	err = m2_ipc_send(w->channel, M2_IPC_ACCEPTED, &accepted, NULL, 0, why);
-	if (err != M2_OK)
-		return err; /* the channel is broken: the end of the worker cleans up */
 	atomic_store(&call->task->cancel, atomic_load(&call->cancel));
 	call->post.kind = M2_POST_SUBMIT;
+	/* the step thread wakes while we write; what it has to say of this call comes through us, so the
+	 * supervisor still hears ACCEPTED first.  If the channel is broken the end of the worker cleans up */
 	m2_post_send(&w->inbox, &call->post);
-	return M2_OK;
+	return m2_ipc_send(w->channel, M2_IPC_ACCEPTED, &accepted, NULL, 0, why);
 }
 
 /* ---- the end ----------------------------------------------------------------------------------- */

@@ -287,9 +287,14 @@ enum m2_err m2_store_each(struct m2_store *store,
 		enum m2_err bad = read_entry(store, each, &entry, row_why);
 		if (bad == M2_OK)
 			bad = read_variant(store, each, &entry, v, row_why);
-		if (bad != M2_OK)
+		if (bad != M2_OK) {
 			first = first == M2_OK ? bad : first;
-		else if (!fn(ctx, v, &entry))
+			continue;
+		}
+		store->in_each = true;
+		const bool more = fn(ctx, v, &entry);
+		store->in_each = false;
+		if (!more)
 			break;
 	}
 	(void)sqlite3_reset(each);

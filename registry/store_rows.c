@@ -40,6 +40,7 @@ enum m2_err m2_store_run(struct m2_store *store, sqlite3_stmt *statement, struct
 
 enum m2_err m2_store_begin(struct m2_store *store, struct m2_why *why)
 {
+	assert(!store->in_each); /* the end would reset the query that fn stands in */
 	return m2_store_run(store, m2_store_statement(store, M2_STORE_BEGIN), why);
 }
 

@@ -26,6 +26,7 @@ struct m2_store {
 	sqlite3 *db;
 	char *path;
 	sqlite3_stmt *statements[M2_STORE_STATEMENTS];
+	bool in_each; /* m2_store_each's fn is running: it may not change anything */
 };
 
 /* Whose row may be replaced by a put. */

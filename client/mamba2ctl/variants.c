@@ -30,8 +30,25 @@ static int answer(const struct ctl *ctl, enum mamba2_error error, char **json,
 
 /* ---- list and show ---- */
 
+/* "a, b", or "-": into out. */
+static const char *join_aliases(struct json_object *variant, char out[CTL_CELL])
+{
+	struct json_object *aliases = ctl_get_object(variant, "aliases");
+	const size_t n = json_object_is_type(aliases, json_type_array)
+				 ? json_object_array_length(aliases)
+				 : 0;
+	(void)snprintf(out, CTL_CELL, "%s", n == 0 ? "-" : "");
+	for (size_t i = 0; i < n; i++) {
+		const size_t used = strlen(out);
+		(void)snprintf(out + used, CTL_CELL - used, "%s%s", i > 0 ? ", " : "",
+			json_object_get_string(json_object_array_get_idx(aliases, i)));
+	}
+	return out;
+}
+
 static void print_list(struct json_object *o)
 {
+	char names[CTL_CELL];
 	static const char *const heads[] = {
 		"NAME", "STATE", "DEVICE", "+SLOTS", "ALIASES", "DESCRIPTION", NULL};
 	struct json_object *variants = ctl_get_object(o, "variants");
@@ -46,22 +63,12 @@ static void print_list(struct json_object *o)
 	ctl_table_begin(&t, heads);
 	for (size_t i = 0; i < count; i++) {
 		struct json_object *v = json_object_array_get_idx(variants, i);
-		struct json_object *aliases = ctl_get_object(v, "aliases");
-		char names[CTL_CELL] = "";
-		const size_t n = json_object_is_type(aliases, json_type_array)
-					 ? json_object_array_length(aliases)
-					 : 0;
-		for (size_t a = 0; a < n; a++) {
-			const size_t used = strlen(names);
-			(void)snprintf(names + used, sizeof names - used, "%s%s", a > 0 ? "," : "",
-				json_object_get_string(json_object_array_get_idx(aliases, a)));
-		}
 		ctl_table_cell(&t, "%s", ctl_get(v, "name"));
 		ctl_table_cell(&t, "%s%s", ctl_get(v, "state"),
 			strcmp(ctl_get(v, "stale"), "true") == 0 ? " (changed since)" : "");
 		ctl_table_cell(&t, "%s", ctl_get(v, "device"));
 		ctl_table_cell(&t, "%s", ctl_get(v, "slots"));
-		ctl_table_cell(&t, "%s", names[0] != '\0' ? names : "-");
+		ctl_table_cell(&t, "%s", join_aliases(v, names));
 		ctl_table_cell(&t, "%s", ctl_get(v, "description"));
 	}
 	ctl_table_end(&t);
@@ -102,8 +109,9 @@ static void print_resident(struct json_object *v)
 static void print_show(struct json_object *o)
 {
 	struct json_object *v = ctl_get_object(o, "variant");
+	char names[CTL_CELL];
 	(void)printf("%-18s %s\n%-18s %s\n%-18s %s\n", "name", ctl_get(v, "name"), "description",
-		ctl_get(v, "description"), "aliases", ctl_get(v, "aliases"));
+		ctl_get(v, "description"), "aliases", join_aliases(v, names));
 	(void)printf("%-18s %s%s\n%-18s %s\n%-18s %s\n", "state", ctl_get(v, "state"),
 		strcmp(ctl_get(v, "stale"), "true") == 0 ? " (registered anew since it was loaded)"
 							 : "",

@@ -12,7 +12,11 @@
 #include "kernels/cpu/vec_rows.h"
 #include "kernels/cpu/vec_heads.h"
 
-enum { HALVES = 2, MOST = 6 };
+enum {
+	HALVES = 2,
+	MOST = 6,     /* tokens of a tile */
+	AHEAD = 2048, /* bytes that weights are asked for before they are needed */
+};
 
 /* 16 weights of a column: half 0 or 1 of the panel.  For bf16 the two vectors are rows 8 * half and
  * 16 + 8 * half on, for the others rows 16 * half and 8 further. */
@@ -57,6 +61,11 @@ M2_INLINE void tile(const enum m2_dtype dtype, const unsigned char *w, const int
 			const size_t panel = (size_t)((half + j) / HALVES);
 			const size_t part = (size_t)((half + j) % HALVES);
 			vf first, second;
+			/* One token: memory is the limit, and the processor's own guess late. */
+			if (tokens == 1)
+				_mm_prefetch((const char *)w + panel * panel_bytes +
+						     part * (column_bytes / 2) + AHEAD,
+					_MM_HINT_T0);
 			load_half(dtype, w + panel * panel_bytes + part * (column_bytes / 2),
 				&first, &second);
 			M2_UNROLL

@@ -12,6 +12,11 @@
 #include "kernels/cpu/vec_rows.h"
 #include "kernels/cpu/vec_heads.h"
 
+enum {
+	FEW = 6,      /* tokens up to which weights are asked for */
+	AHEAD = 2048, /* bytes before they are needed */
+};
+
 /* The 32 weights of one column of a panel. */
 M2_INLINE void load_column(enum m2_dtype dtype, const unsigned char *at, vf *low, vf *high)
 {
@@ -29,6 +34,17 @@ M2_INLINE void load_column(enum m2_dtype dtype, const unsigned char *at, vf *low
 	}
 }
 
+/* With few tokens memory is the limit, and the processor's own guess of what comes next is late. */
+M2_INLINE void ask_ahead(
+	const unsigned char *w, const int panels, size_t panel_bytes, size_t column_bytes)
+{
+	M2_UNROLL
+	for (int j = 0; j < panels; j++)
+		M2_UNROLL
+	for (size_t line = 0; line < column_bytes; line += 64)
+		_mm_prefetch((const char *)w + (size_t)j * panel_bytes + AHEAD + line, _MM_HINT_T0);
+}
+
 M2_INLINE void tile(const enum m2_dtype dtype, const unsigned char *w, const int panels,
 	size_t cols, const float *x, const int tokens, float *out)
 {
@@ -43,6 +59,8 @@ M2_INLINE void tile(const enum m2_dtype dtype, const unsigned char *w, const int
 		sum[t][v] = _mm512_setzero_ps();
 	for (size_t k = 0; k < cols; k++) {
 		vf column[2 * M2_TILE_PANELS];
+		if (tokens <= FEW)
+			ask_ahead(w, panels, panel_bytes, column_bytes);
 		M2_UNROLL
 		for (int j = 0; j < panels; j++)
 			load_column(dtype, w + (size_t)j * panel_bytes, &column[2 * j],

@@ -8,6 +8,7 @@
 #include "kernels/cpu/model.h"
 
 #include <assert.h>
+#include <string.h>
 
 /* ---- what is to be done --------------------------------------------------------------------- */
 
@@ -75,9 +76,9 @@ static void to_in_out(struct m2_model *m, const struct m2_cpu_layer *layer, int3
 {
 	for (int32_t t = 0; t < tokens; t++, tile += M2_TILE_ROWS) {
 		float *to = m->in_out + (size_t)(token + t) * m->in_stride + row;
-		for (int32_t r = 0; r < rows; r++)
-			to[r] = layer->in_bias != NULL ? tile[r] + layer->in_bias[row + r]
-						       : tile[r];
+		memcpy(to, tile, (size_t)rows * sizeof(float));
+		for (int32_t r = 0; layer->in_bias != NULL && r < rows; r++)
+			to[r] += layer->in_bias[row + r];
 	}
 }
 
@@ -97,8 +98,7 @@ static void to_logits(struct m2_model *m, const struct m2_cpu_layer *layer, int3
 {
 	(void)layer;
 	for (int32_t t = 0; t < tokens; t++, tile += M2_TILE_ROWS)
-		for (int32_t r = 0; r < rows; r++)
-			m->wanted_out[token + t][row + r] = tile[r];
+		memcpy(m->wanted_out[token + t] + row, tile, (size_t)rows * sizeof(float));
 }
 
 /* This thread's panels of matrix . packed: each is read from memory once, for all tokens. */

@@ -30,6 +30,9 @@ SLOW = 6 if SANITIZER == "thread" else 3 if SANITIZER else 1  # how much longer 
 # has no sanitizer's runtime.
 os.environ.setdefault("MAMBA2_LIBRARY", str(ROOT / "build" / "release" / "libmamba2.so.0"))
 sys.path.insert(0, str(ROOT / "client" / "python"))
+import mamba2  # noqa: E402  (here, so that a test that changes its uid has everything loaded)
+
+mamba2.version()
 
 
 class Skip(Exception):
@@ -290,7 +293,6 @@ class Daemon:
         return json.loads(self.ctl(*args, "--json").stdout)
 
     def connect(self, control=False):
-        import mamba2
         return mamba2.Client(runtime_dir=str(self.runtime), control=control)
 
 

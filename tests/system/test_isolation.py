@@ -127,9 +127,8 @@ def only_administrators_reach_the_control_endpoint():
         expect(as_user(ALICE, load) in ("denied", "unreachable"), "alice is no administrator")
         equal(as_user(DAEMON, load), "ok", "the daemon's own user is")
         def cheat():
-            import mamba2
             try:
-                with mamba2.Client(runtime_dir=str(d.runtime)) as client:
+                with harness.mamba2.Client(runtime_dir=str(d.runtime)) as client:
                     client.load("demo")
             except Exception as error:  # pylint: disable=broad-except
                 return getattr(error, "code", type(error).__name__)

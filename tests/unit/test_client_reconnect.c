@@ -162,7 +162,7 @@ static void a_daemon_that_stays_away_ends_requests_as_unreachable(void **state)
 	assert_int_equal(mamba2_list(m, &json), MAMBA2_EUNREACHABLE);
 	assert_null(json);
 	mamba2_request_free(&r);
-	/* it may come back later: reconnection is tried once a second */
+	/* it may come back later: reconnection is tried four times a second */
 	pthread_mutex_lock(&m->lock);
 	m->lost_after_ms = M2_CLIENT_LOST_MS;
 	pthread_mutex_unlock(&m->lock);

@@ -89,7 +89,8 @@ static void nesting_has_a_limit(void **state)
 		o = parse_ok(text);
 		json_object_put(o);
 	}
-	refused("{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":"
+	refused("{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{"
+		"\"a\":{\"a\":"
 		"{\"a\":{\"a\":{\"a\":{\"a\":1}}}}}}}}}}}}}}}}}",
 		"nested deeper than 16 levels");
 	/* brackets inside strings are not nesting */
@@ -270,9 +271,10 @@ static void utf8_names_the_maximal_invalid_part(void **state)
 	const struct {
 		const char *text;
 		int result;
-	} cases[] = {{"\x80", -1}, {"\xff", -1}, {"\xc0\x80", -1}, {"\xc1\xbf", -1}, {"\xe0\x80\x80", -1},
-		{"\xe2\x82z", -2}, {"\xf0\x9f\x90z", -3}, {"\xf0\x80\x80\x80", -1}, {"\xed\xa0\x80", -1},
-		{"\xf4\x90\x80\x80", -1}, {"\xf5\x80", -1}, {"\xe2z", -1}, {"\xe2\x82", 0}, {"\xf0", 0}};
+	} cases[] = {{"\x80", -1}, {"\xff", -1}, {"\xc0\x80", -1}, {"\xc1\xbf", -1},
+		{"\xe0\x80\x80", -1}, {"\xe2\x82z", -2}, {"\xf0\x9f\x90z", -3},
+		{"\xf0\x80\x80\x80", -1}, {"\xed\xa0\x80", -1}, {"\xf4\x90\x80\x80", -1},
+		{"\xf5\x80", -1}, {"\xe2z", -1}, {"\xe2\x82", 0}, {"\xf0", 0}};
 	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
 		uint32_t code;
 		const int got = m2_utf8_decode(

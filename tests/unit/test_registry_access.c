@@ -74,8 +74,8 @@ static void a_number_is_taken_whole(void **state)
 {
 	(void)state;
 	/* none of these is uid 0 or uid 5 */
-	const char odd[][33] = {"", "4294967296", "4294967301", "18446744073709551621", "5x", "-5", "+5",
-		"4294967295"};
+	const char odd[][33] = {"", "4294967296", "4294967301", "18446744073709551621", "5x", "-5",
+		"+5", "4294967295"};
 	for (int i = 0; i < 8; i++) {
 		assert_int_equal(allows(5, 5, &odd[i], 1, &odd[i], 1, NULL), M2_EACCES);
 		assert_int_equal(allows(0, 0, &odd[i], 1, &odd[i], 1, NULL), M2_EACCES);
@@ -105,8 +105,9 @@ static void a_group_lets_its_members_in(void **state)
 	assert_string_equal(why.text,
 		"user root (uid 0) is in none of the groups no-such-group-1, no-such-group-2");
 	assert_int_equal(allows(0, 0, absent, 1, absent, 2, &why), M2_EACCES);
-	assert_string_equal(why.text, "user root (uid 0) is none of the users no-such-group-1 and in "
-				      "none of the groups no-such-group-1, no-such-group-2");
+	assert_string_equal(why.text,
+		"user root (uid 0) is none of the users no-such-group-1 and in "
+		"none of the groups no-such-group-1, no-such-group-2");
 	/* either list suffices */
 	assert_int_equal(allows(0, 0, absent, 1, list, 1, &why), M2_OK);
 }
@@ -151,8 +152,8 @@ static void more_than_is_kept_stays_right(void **state)
 	static char wanted[1][33];
 	for (int round = 0; round < 2; round++)
 		for (uid_t uid = 2000000; uid < 2000200; uid++) {
-			const struct m2_access_list list = {(const char(*)[33])wanted, 1,
-				(const char(*)[33])wanted, 1};
+			const struct m2_access_list list = {
+				(const char(*)[33])wanted, 1, (const char(*)[33])wanted, 1};
 			(void)snprintf(wanted[0], 33, "%u", (unsigned)uid);
 			assert_int_equal(
 				m2_access_allows(cache, uid, 1, &list, (int64_t)uid, NULL), M2_OK);

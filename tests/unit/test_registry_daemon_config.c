@@ -91,12 +91,12 @@ static void what_is_wrong_is_refused_with_its_place(void **state)
 		{"cpu: {memory_budget: 9223372036854775807K}\n",
 			"mamba2d.yaml:1:22: cpu.memory_budget: wants bytes (K, M, G, T: powers of "
 			"1024), 0..1024T, not 9223372036854775807K"},
-		{"results: {budget: 1.5G}\n",
-			"mamba2d.yaml:1:19: results.budget: wants bytes (K, M, G, T: powers of 1024), "
-			"1M..1024T, not 1.5G"},
-		{"results: {keep: forever}\n",
-			"mamba2d.yaml:1:17: results.keep: wants a time (30s, 5m, 2h, 1d), 1s..1d, not "
-			"forever"},
+		{"results: {budget: 1.5G}\n", "mamba2d.yaml:1:19: results.budget: wants bytes (K, "
+					      "M, G, T: powers of 1024), "
+					      "1M..1024T, not 1.5G"},
+		{"results: {keep: forever}\n", "mamba2d.yaml:1:17: results.keep: wants a time "
+					       "(30s, 5m, 2h, 1d), 1s..1d, not "
+					       "forever"},
 		{"variant_dirs: [variants]\n",
 			"mamba2d.yaml:1:16: variant_dirs: entry 1 is a relative path, and no "
 			"file's directory is known: write it in full"},

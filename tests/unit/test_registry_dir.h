@@ -30,7 +30,8 @@ static inline int test_dir_setup(void **state)
 	return 0;
 }
 
-static inline int test_dir_remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
+static inline int test_dir_remove_one(
+	const char *path, const struct stat *st, int type, struct FTW *at)
 {
 	(void)st;
 	(void)type;

@@ -47,8 +47,8 @@ struct model {
 static size_t make_text(char *text, size_t size, int32_t name, int32_t generation)
 {
 	const int n = snprintf(text, size,
-		"name: v%d\naliases: [alias-%d-%d]\ncheckpoint: /m\ndescription: generation %d\n", name,
-		name, generation, generation);
+		"name: v%d\naliases: [alias-%d-%d]\ncheckpoint: /m\ndescription: generation %d\n",
+		name, name, generation, generation);
 	assert_true(n > 0 && n < (int)size);
 	return (size_t)n;
 }
@@ -88,7 +88,8 @@ static void work(const char *path, int fd, struct model model, unsigned seed)
 			const size_t n = make_text(text, sizeof text, m.name, generation);
 			if (m2_variant_parse(text, n, "t", NULL, &v, NULL) != M2_OK)
 				_exit(22);
-			err = m2_store_put(store, &v, text, n, "", M2_ORIGIN_MANUAL, 0, there, NULL);
+			err = m2_store_put(
+				store, &v, text, n, "", M2_ORIGIN_MANUAL, 0, there, NULL);
 			model.generation[m.name] = generation;
 		} else if (m.action == REMOVE) {
 			err = m2_store_remove(store, name, NULL);
@@ -143,7 +144,8 @@ static bool matches(struct m2_store *store, const struct model *model)
 			continue;
 		}
 		(void)snprintf(wanted, sizeof wanted, "generation %d", model->generation[i]);
-		if (err != M2_OK || strcmp(v.description, wanted) != 0 || e.loads != model->loads[i])
+		if (err != M2_OK || strcmp(v.description, wanted) != 0 ||
+			e.loads != model->loads[i])
 			return false;
 		/* an open load was closed as interrupted by the opening */
 		if (model->loading && model->loading_name == i && e.last_error != M2_EWORKER)
@@ -270,8 +272,8 @@ static void what_was_acknowledged_survives_kill_9(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(what_was_acknowledged_survives_kill_9,
-			test_dir_setup, test_dir_teardown),
+		cmocka_unit_test_setup_teardown(
+			what_was_acknowledged_survives_kill_9, test_dir_setup, test_dir_teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

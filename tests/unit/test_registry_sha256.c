@@ -59,9 +59,12 @@ static void the_padding_changes_shape_at_the_right_lengths(void **state)
 {
 	(void)state;
 	const char zeros[130] = {0};
-	expect_digest(zeros, 55, "02779466cdec163811d078815c633f21901413081449002f24aa3e80f0b88ef7");
-	expect_digest(zeros, 56, "d4817aa5497628e7c77e6b606107042bbba3130888c5f47a375e6179be789fbb");
-	expect_digest(zeros, 64, "f5a5fd42d16a20302798ef6ed309979b43003d2320d9f0e8ea9831a92759fb4b");
+	expect_digest(
+		zeros, 55, "02779466cdec163811d078815c633f21901413081449002f24aa3e80f0b88ef7");
+	expect_digest(
+		zeros, 56, "d4817aa5497628e7c77e6b606107042bbba3130888c5f47a375e6179be789fbb");
+	expect_digest(
+		zeros, 64, "f5a5fd42d16a20302798ef6ed309979b43003d2320d9f0e8ea9831a92759fb4b");
 	char before[M2_SHA256_HEX], after[M2_SHA256_HEX];
 	for (size_t n = 0; n < 129; n++) {
 		m2_sha256_hex(zeros, n, before);

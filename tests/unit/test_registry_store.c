@@ -136,8 +136,7 @@ static void removing_frees_the_names(void **state)
 	assert_int_equal(m2_store_remove(store, "one", &why), M2_ENOENT);
 	assert_string_equal(why.text, "no variant is named one");
 	/* the load that was under way has lost its variant, and its number is not given again */
-	assert_int_equal(
-		m2_store_load_end(store, row, 1, 1, M2_OK, NULL, &why), M2_ENOENT);
+	assert_int_equal(m2_store_load_end(store, row, 1, 1, M2_OK, NULL, &why), M2_ENOENT);
 	assert_int_equal(put(store, "uno", "one", "x", false, NULL), M2_OK);
 	int64_t next;
 	assert_int_equal(m2_store_load_begin(store, "uno", "cpu", 0, &next, NULL), M2_OK);
@@ -245,12 +244,13 @@ static void the_history_is_bounded(void **state)
 	m2_store_close(&store);
 	sqlite3 *db = NULL;
 	assert_int_equal(sqlite3_open(test_path(state, "registry.db"), &db), SQLITE_OK);
-	assert_int_equal(m2_store_exec(db, "db",
-				 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE "
-				 "i < 1500) INSERT INTO loads (variant, device, started_at, started_by, "
-				 "result) SELECT (SELECT variant FROM names WHERE name = 'one'), 'cpu', i, "
-				 "0, 0 FROM n",
-				 NULL),
+	assert_int_equal(
+		m2_store_exec(db, "db",
+			"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE "
+			"i < 1500) INSERT INTO loads (variant, device, started_at, started_by, "
+			"result) SELECT (SELECT variant FROM names WHERE name = 'one'), 'cpu', i, "
+			"0, 0 FROM n",
+			NULL),
 		M2_OK);
 	assert_int_equal(sqlite3_close(db), SQLITE_OK);
 	store = open_ok(state);
@@ -335,11 +335,10 @@ static void migrations_run_once_each_and_a_failed_one_changes_nothing(void **sta
 	assert_int_equal(query(state, "SELECT count(*) FROM sqlite_schema WHERE name = 'more'"), 0);
 	assert_int_equal(query(state, "SELECT count(*) FROM variants WHERE note = 'n'"), 1);
 	/* and this build refuses what the later one has made of it, without touching it */
-	assert_int_equal(
-		m2_store_open(test_path(state, "registry.db"), &store, &why), M2_EFORMAT);
+	assert_int_equal(m2_store_open(test_path(state, "registry.db"), &store, &why), M2_EFORMAT);
 	assert_null(store);
-	assert_non_null(strstr(
-		why.text, "was written by a newer mamba2d (schema 2, this one knows 1)"));
+	assert_non_null(
+		strstr(why.text, "was written by a newer mamba2d (schema 2, this one knows 1)"));
 	assert_int_equal(query(state, "PRAGMA user_version"), 2);
 }
 

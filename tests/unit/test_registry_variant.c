@@ -20,8 +20,8 @@ static void a_name_never_becomes_a_path(void **state)
 {
 	(void)state;
 	const char *good[] = {"a", "0", "mamba2-130m", "a.b_c-d", "a..", "x-"};
-	const char *bad[] = {"", ".", "..", "../x", "/x", "a/b", "A", "aB", "-a", "_a", ".a", "a b", "a\n",
-		"\xc3\xa4", "a\x01", "a\\", "a:b", "~"};
+	const char *bad[] = {"", ".", "..", "../x", "/x", "a/b", "A", "aB", "-a", "_a", ".a", "a b",
+		"a\n", "\xc3\xa4", "a\x01", "a\\", "a:b", "~"};
 	char longest[66];
 	for (size_t i = 0; i < sizeof good / sizeof good[0]; i++)
 		assert_true(m2_variant_name_valid(good[i]));
@@ -56,8 +56,7 @@ static void defaults_are_those_of_the_table(void **state)
 	/* a file with nothing else says the same */
 	struct m2_variant parsed;
 	const char *text = "name: x\ncheckpoint: /c\n";
-	assert_int_equal(
-		m2_variant_parse(text, strlen(text), "v", NULL, &parsed, NULL), M2_OK);
+	assert_int_equal(m2_variant_parse(text, strlen(text), "v", NULL, &parsed, NULL), M2_OK);
 	(void)snprintf(v.name, sizeof v.name, "x");
 	(void)snprintf(v.checkpoint, sizeof v.checkpoint, "/c");
 	assert_memory_equal(&v, &parsed, sizeof v);
@@ -139,9 +138,10 @@ static void random_name(char *out, size_t size, int unique)
 /* Any text a record may hold: printable, quotes, colons, characters no reader takes raw. */
 static void random_text(char *out, size_t size)
 {
-	static const char *const pieces[] = {"a", "Z", " ", "\"", "\\", "'", ":", "#", "- ", "{", "]",
-		"%", "@", "null", "true", "0x1", "1.5", "~", "&a", "*", "!", "\xc3\xa4",
-		"\xe2\x80\xa8", "\xef\xbb\xbf", "\xef\xbf\xbe", "\xf0\x9f\x90\x8d", "\xc2\xa0", "?"};
+	static const char *const pieces[] = {"a", "Z", " ", "\"", "\\", "'", ":", "#", "- ", "{",
+		"]", "%", "@", "null", "true", "0x1", "1.5", "~", "&a", "*", "!", "\xc3\xa4",
+		"\xe2\x80\xa8", "\xef\xbb\xbf", "\xef\xbf\xbe", "\xf0\x9f\x90\x8d", "\xc2\xa0",
+		"?"};
 	size_t used = 0;
 	const size_t wanted = random_below((uint32_t)size);
 	out[0] = '\0';
@@ -192,7 +192,8 @@ static void random_variant(struct m2_variant *v)
 	v->queue = (int32_t)random_below(1048577);
 	v->preload = random_below(2) == 0;
 	const int64_t units[] = {1, 60, 3600, 86400};
-	v->keep_alive_s = random_below(5) == 0 ? -1 : (int64_t)random_below(365) * units[random_below(4)];
+	v->keep_alive_s =
+		random_below(5) == 0 ? -1 : (int64_t)random_below(365) * units[random_below(4)];
 	v->norm_groups = (int32_t)random_below(4097);
 	random_ids(v->users, &v->n_users);
 	random_ids(v->groups, &v->n_groups);
@@ -257,7 +258,8 @@ static void the_reference_is_what_the_table_says(void **state)
 	/* it is itself a variant, with every key at its default */
 	struct m2_variant v, expected;
 	struct m2_why why = {"", ""};
-	assert_int_equal(m2_variant_parse(generated, strlen(generated), "r", NULL, &v, &why), M2_OK);
+	assert_int_equal(
+		m2_variant_parse(generated, strlen(generated), "r", NULL, &v, &why), M2_OK);
 	m2_variant_init(&expected);
 	(void)snprintf(expected.name, sizeof expected.name, "mamba2-130m");
 	(void)snprintf(expected.checkpoint, sizeof expected.checkpoint, "/srv/models/mamba2-130m");
@@ -276,8 +278,7 @@ static void the_demo_variant_is_valid(void **state)
 	struct m2_why why = {"", ""};
 	char *text;
 	size_t length;
-	const enum m2_err err =
-		m2_variant_read("configs/demo/demo.yaml", &v, &text, &length, &why);
+	const enum m2_err err = m2_variant_read("configs/demo/demo.yaml", &v, &text, &length, &why);
 	assert_string_equal(why.text, "");
 	assert_int_equal(err, M2_OK);
 	assert_int_equal(strlen(text), length);
@@ -304,7 +305,8 @@ static void only_small_regular_files_are_read(void **state)
 	assert_int_equal(m2_variant_read(test_path(state, "."), &v, NULL, NULL, &why), M2_EFORMAT);
 	assert_non_null(strstr(why.text, "is not a regular file"));
 	assert_int_equal(mkfifo(test_path(state, "fifo"), 0600), 0);
-	assert_int_equal(m2_variant_read(test_path(state, "fifo"), &v, NULL, NULL, &why), M2_EFORMAT);
+	assert_int_equal(
+		m2_variant_read(test_path(state, "fifo"), &v, NULL, NULL, &why), M2_EFORMAT);
 	assert_int_equal(m2_variant_read("/dev/zero", &v, NULL, NULL, &why), M2_EFORMAT);
 
 	char *big = malloc(M2_LIMIT_VARIANT_YAML_BYTES + 1);

@@ -21,7 +21,7 @@ struct refusal {
 	const char *why;
 };
 
-#define NAME "name: x\ncheckpoint: /x\n"
+#define NAME   "name: x\ncheckpoint: /x\n"
 #define A_NAME "a name (^[a-z0-9][a-z0-9._-]{0,63}$)"
 
 static void expect_refusals(const struct refusal *list, size_t count)
@@ -29,8 +29,8 @@ static void expect_refusals(const struct refusal *list, size_t count)
 	struct m2_variant v;
 	for (size_t i = 0; i < count; i++) {
 		struct m2_why why = {"", ""};
-		const enum m2_err err =
-			m2_variant_parse(list[i].text, strlen(list[i].text), "v.yaml", NULL, &v, &why);
+		const enum m2_err err = m2_variant_parse(
+			list[i].text, strlen(list[i].text), "v.yaml", NULL, &v, &why);
 		if (err != list[i].err || strcmp(why.text, list[i].why) != 0 ||
 			strcmp(why.field, list[i].field) != 0)
 			fail_msg("%s\n  gave     %d [%s] %s\n  expected %d [%s] %s", list[i].text,
@@ -66,7 +66,8 @@ static void unknown_and_repeated_keys_are_refused(void **state)
 		{"checkpoint: /x\n", M2_EINVAL, "name",
 			"v.yaml:1:1: name: is required and not given"},
 		{"", M2_EINVAL, "name", "v.yaml:1:1: name: is required and not given"},
-		{"# nothing\n---\n", M2_EINVAL, "name", "v.yaml:3:1: name: is required and not given"},
+		{"# nothing\n---\n", M2_EINVAL, "name",
+			"v.yaml:3:1: name: is required and not given"},
 		{"- a\n", M2_EINVAL, "", "v.yaml:1:1: wants a mapping, lines of \"key: value\""},
 		{"text\n", M2_EINVAL, "", "v.yaml:1:1: wants a mapping, lines of \"key: value\""},
 	};
@@ -118,14 +119,17 @@ static void wrong_types_are_refused(void **state)
 			"v.yaml:3:11: defaults: wants a mapping of keys; leave it out to get the "
 			"defaults"},
 		{NAME "keep_alive: 300\n", M2_EINVAL, "keep_alive",
-			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or forever, "
+			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or "
+			"forever, "
 			"not 300"},
 		{NAME "keep_alive: 5 m\n", M2_EINVAL, "keep_alive",
-			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or forever, "
+			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or "
+			"forever, "
 			"not 5 m"},
 		{NAME "weights: fp16\n", M2_EINVAL, "weights",
 			"v.yaml:3:10: weights: wants stored, f32, f16 or bf16, not fp16"},
-		{NAME "state: bf16\n", M2_EINVAL, "state", "v.yaml:3:8: state: wants f32, not bf16"},
+		{NAME "state: bf16\n", M2_EINVAL, "state",
+			"v.yaml:3:8: state: wants f32, not bf16"},
 	};
 	EXPECT(list);
 }
@@ -143,7 +147,8 @@ static void nothing_is_not_a_value(void **state)
 		{NAME "aliases:\n", M2_EINVAL, "aliases",
 			"v.yaml:3:9: aliases: has no value; leave it out to get the default"},
 		{NAME "aliases: [a, null]\n", M2_EINVAL, "aliases",
-			"v.yaml:3:14: aliases: entry 2 has no value; leave it out to get the default"},
+			"v.yaml:3:14: aliases: entry 2 has no value; leave it out to get the "
+			"default"},
 		{NAME "defaults:\n", M2_EINVAL, "defaults",
 			"v.yaml:3:10: defaults: wants a mapping of keys; leave it out to get the "
 			"defaults"},
@@ -164,13 +169,16 @@ static void values_out_of_range_are_refused(void **state)
 		{NAME "slots: 18446744073709551617\n", M2_EINVAL, "slots",
 			"v.yaml:3:8: slots: wants an integer, 1..4096, not 18446744073709551617"},
 		{NAME "keep_alive: 366d\n", M2_EINVAL, "keep_alive",
-			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or forever, "
+			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or "
+			"forever, "
 			"not 366d"},
 		{NAME "keep_alive: 106751991167301d\n", M2_EINVAL, "keep_alive",
-			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or forever, "
+			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or "
+			"forever, "
 			"not 106751991167301d"},
 		{NAME "keep_alive: -1s\n", M2_EINVAL, "keep_alive",
-			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or forever, "
+			"v.yaml:3:13: keep_alive: wants a time (30s, 5m, 2h, 1d), 0s..365d or "
+			"forever, "
 			"not -1s"},
 		{NAME "defaults: {temperature: -0.1}\n", M2_EINVAL, "defaults.temperature",
 			"v.yaml:3:25: defaults.temperature: wants a number, 0..100, not -0.1"},
@@ -179,7 +187,8 @@ static void values_out_of_range_are_refused(void **state)
 		{NAME "defaults: {temperature: 1e999}\n", M2_EINVAL, "defaults.temperature",
 			"v.yaml:3:25: defaults.temperature: wants a number, 0..100, not 1e999"},
 		{NAME "defaults: {stop_tokens: [1, -1]}\n", M2_EINVAL, "defaults.stop_tokens",
-			"v.yaml:3:29: defaults.stop_tokens: entry 2 wants an integer, 0..16777215, not "
+			"v.yaml:3:29: defaults.stop_tokens: entry 2 wants an integer, 0..16777215, "
+			"not "
 			"-1"},
 		{NAME "device: cuda:64\n", M2_EINVAL, "device",
 			"v.yaml:3:9: device: wants auto, cpu or cuda:N (N in 0..63), not cuda:64"},
@@ -198,7 +207,8 @@ static void values_out_of_range_are_refused(void **state)
 		{NAME "aliases: [a0,a1,a2,a3,a4,a5,a6,a7,a8,a9,b0,b1,b2,b3,b4,b5,b6]\n", M2_EINVAL,
 			"aliases", "v.yaml:3:59: aliases: more than 16 entries"},
 		{NAME "access: {users: [\"a b\"]}\n", M2_EINVAL, "access.users",
-			"v.yaml:3:18: access.users: entry 1 wants a name or a numeric id of at most 32 "
+			"v.yaml:3:18: access.users: entry 1 wants a name or a numeric id of at "
+			"most 32 "
 			"bytes, not the string \"a b\""},
 		{NAME "access: {users: [\"\"]}\n", M2_EINVAL, "access.users",
 			"v.yaml:3:18: access.users: entry 1 is empty"},
@@ -219,7 +229,8 @@ static void what_makes_yaml_dangerous_is_refused(void **state)
 		{"*a : x\n", M2_EINVAL, "", "v.yaml:1:1: YAML aliases (*name) are not taken"},
 		{"name: !!str x\n", M2_EINVAL, "name",
 			"v.yaml:1:7: name: YAML tags (!name) are not taken"},
-		{"name: ! x\n", M2_EINVAL, "name", "v.yaml:1:7: name: YAML tags (!name) are not taken"},
+		{"name: ! x\n", M2_EINVAL, "name",
+			"v.yaml:1:7: name: YAML tags (!name) are not taken"},
 		{"&a {name: x}\n", M2_EINVAL, "", "v.yaml:1:1: YAML anchors (&name) are not taken"},
 		{NAME "aliases: !!set [a]\n", M2_EINVAL, "aliases",
 			"v.yaml:3:10: aliases: YAML tags (!name) are not taken"},
@@ -239,7 +250,8 @@ static void what_makes_yaml_dangerous_is_refused(void **state)
 			"v.yaml:1:7: name: holds the control character U+0000"},
 		{NAME "\"slots\\0\": 1\n", M2_EINVAL, "", "v.yaml:3:1: an unknown key"},
 		{NAME "device: \"cpu\\0\"\n", M2_EINVAL, "device",
-			"v.yaml:3:9: device: wants auto, cpu or cuda:N (N in 0..63), not the string "
+			"v.yaml:3:9: device: wants auto, cpu or cuda:N (N in 0..63), not the "
+			"string "
 			"\"cpu\""},
 		{"name: {{{{{{{{\n", M2_EINVAL, "name",
 			"v.yaml:1:7: name: wants " A_NAME ", not a mapping"},
@@ -305,8 +317,8 @@ static void strings_that_do_not_fit_are_refused_and_not_cut(void **state)
 	assert_string_equal(why.text, "v:2:13: checkpoint: has 1025 bytes, more than 1024");
 	(void)snprintf(text, sizeof text, "name: x\ncheckpoint: %01021d.x\n", 0);
 	assert_int_equal(m2_variant_parse(text, strlen(text), "v", "/b", &v, &why), M2_EINVAL);
-	assert_string_equal(why.text,
-		"v:2:13: checkpoint: has 1026 bytes with its directory, more than 1024");
+	assert_string_equal(
+		why.text, "v:2:13: checkpoint: has 1026 bytes with its directory, more than 1024");
 	(void)snprintf(text, sizeof text, "name: %065d.x\n", 0);
 	assert_int_equal(m2_variant_parse(text, strlen(text), "v", NULL, &v, &why), M2_EINVAL);
 }
