@@ -4,7 +4,8 @@
  * 1, 8 and 32 sequences, a prompt of 512 tokens in the chunked form and by the recurrence alone.
  * Share: bytes that a step must move (weights once, each state read and written) over its time, as
  * a part of the read bandwidth measured with as many threads over as many bytes as the model has.
- * A model that fits a cache may show more than all of it.  Weights are random; the numbers do not depend on them.  Prints figures, judges nothing.
+ * A model that fits a cache may show more than all of it.  Weights are random; the numbers do not
+ * depend on them.  Prints figures, judges nothing.
  *
  *     bench_kernels [--isa NAME] [--threads N] [--seconds S]
  */
@@ -283,7 +284,7 @@ int main(int argc, char **argv)
 {
 	static const char *const names[] = {"130m", "demo"};
 	static const enum m2_dtype dtypes[] = {M2_DTYPE_BF16, M2_DTYPE_F32};
-	struct settings s = {.isa = "auto", .seconds = 0.5};
+	struct settings s = {.isa = "auto", .seconds = 0.3};
 	static struct weights w;
 	int failed = 0;
 

@@ -177,6 +177,44 @@ static void a_prompt_may_be_cut_at_any_chunk_and_end_in_single_tokens(void **sta
 	}
 }
 
+/* From a cut inside a chunk the rest of that chunk goes by the recurrence, and the grid of whole
+ * chunks is the sequence's, not the span's: one span or many single tokens up to it. */
+static void check_grid(struct random_model *r, const char *isa)
+{
+	enum { INSIDE = M2_CHUNK + 6, NEXT = 2 * M2_CHUNK };
+	struct rng rng = {mix64(seed + 5)};
+	struct rig rig;
+	int32_t tokens[LENGTH];
+	if (!open_on(&rig, r, isa, 1))
+		return;
+	random_tokens(&rng, tokens, LENGTH, r->desc.vocab_rows);
+	struct trace one = trace_create(&rig), many = trace_create(&rig);
+	struct m2_work work = work_of(&rig, &one, 0, tokens, 0, INSIDE);
+	step(&rig, &work, 1);
+	work = work_of(&rig, &one, 0, tokens, INSIDE, LENGTH);
+	step(&rig, &work, 1);
+	assert_int_equal(rig.backend->slot_save(rig.model, 0, one.saved), M2_OK);
+	for (int32_t at = 0; at < LENGTH;) {
+		int32_t end = at < M2_CHUNK ? M2_CHUNK : at < NEXT ? at + 1 : LENGTH;
+		work = work_of(&rig, &many, 1, tokens, at, end);
+		step(&rig, &work, 1);
+		at = end;
+	}
+	assert_int_equal(rig.backend->slot_save(rig.model, 1, many.saved), M2_OK);
+	assert_same(&one, &many);
+	trace_destroy(&one);
+	trace_destroy(&many);
+	rig_close(&rig);
+}
+
+static void the_grid_of_chunks_is_the_sequences_own(void **state)
+{
+	(void)state;
+	struct random_model r = model_of(0);
+	for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++)
+		check_grid(&r, isas[i]);
+}
+
 /* ---- threads -------------------------------------------------------------------------------- */
 
 static void check_threads(struct random_model *r, const char *isa)
@@ -380,6 +418,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_prompt_may_be_cut_at_any_chunk_and_end_in_single_tokens),
+		cmocka_unit_test(the_grid_of_chunks_is_the_sequences_own),
 		cmocka_unit_test(the_number_of_threads_changes_nothing),
 		cmocka_unit_test(alone_or_among_fifteen_others_is_the_same),
 		cmocka_unit_test(copies_and_restored_slots_go_on_bit_for_bit),
