@@ -17,7 +17,7 @@
 
 #include "common/wire.h"
 
-const char *argp_program_version = "mamba2d " M2_VERSION;
+__attribute__((visibility("default"))) const char *argp_program_version = "mamba2d " M2_VERSION;
 
 enum key {
 	KEY_CONFIG = 'c',

@@ -10,20 +10,14 @@
 #include <string.h>
 
 #include "common/log.h"
-#include "common/results.h"
 #include "daemon/notify.h"
 #include "daemon/reply.h"
-
-#define SECOND UINT64_C(1000000000)
-
-enum { DEATHS_MAX = 3, WAIT_DEFAULT_S = 30 };
-
-static void on_idle(void *ctx);
+#include "daemon/residency_internal.h"
 
 void m2_residency_init(struct m2_supervisor *s)
 {
 	m2_list_init(&s->residents);
-	s->idle = (struct m2_timer){.fn = on_idle, .ctx = s};
+	s->idle = (struct m2_timer){.fn = m2_tenant_on_idle, .ctx = s};
 }
 
 void m2_residency_finish(struct m2_supervisor *s)
@@ -76,14 +70,6 @@ const char *m2_residency_state_name(enum m2_tenant_state state)
 	return names[state];
 }
 
-static uint64_t footprint(const struct m2_tenant *r)
-{
-	if (r->state != M2_TENANT_READY && r->state != M2_TENANT_UNLOADING)
-		return 0;
-	return r->loaded.footprint.weights + r->loaded.footprint.state +
-	       r->loaded.footprint.workspace;
-}
-
 uint64_t m2_residency_bytes(const struct m2_engine *worker)
 {
 	uint64_t bytes = 0;
@@ -91,7 +77,7 @@ uint64_t m2_residency_bytes(const struct m2_engine *worker)
 	{
 		const struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		if (r->engine == worker)
-			bytes += footprint(r);
+			bytes += m2_tenant_bytes(r);
 	}
 	return bytes;
 }
@@ -104,71 +90,7 @@ void m2_residency_put(const struct m2_tenant *r, struct json_object *o)
 		m2_reply_put_loaded(o, &r->loaded);
 }
 
-/* ---- leaving ------------------------------------------------------------------------------------ */
-
-static struct m2_session *first_of(struct m2_link *list)
-{
-	return m2_list_empty(list) ? NULL : M2_LIST_OF(list->next, struct m2_session, of_resident);
-}
-
-static void answer_leaving(struct m2_tenant *r, uint64_t bytes)
-{
-	for (struct m2_session *x; (x = first_of(&r->leaving)) != NULL;) {
-		struct json_object *o = m2_session_result(x);
-		m2_reply_string(o, "name", r->variant.name);
-		m2_reply_u64(o, "bytes", bytes);
-		m2_session_end(x, o, NULL, 0);
-	}
-}
-
-static void fail_waiting(struct m2_tenant *r, enum m2_err err, const struct m2_why *why)
-{
-	for (struct m2_session *x; (x = first_of(&r->waiting)) != NULL;) {
-		x->s->counters.refused += x->counted ? 1 : 0;
-		m2_session_fail(x, err, why);
-	}
-}
-
-static void preload_over(struct m2_tenant *r)
-{
-	if (!r->preload)
-		return;
-	r->preload = false;
-	r->s->preloads--;
-}
-
-/* The last of it: all its lists are empty. */
-static void forget(struct m2_tenant *r)
-{
-	struct m2_supervisor *s = r->s;
-	preload_over(r);
-	m2_list_remove(&r->link);
-	free(r);
-	m2_notify_state(s);
-}
-
-static void record_end(struct m2_tenant *r, enum m2_err err, const struct m2_why *result)
-{
-	struct m2_why why;
-	const int64_t ms = (int64_t)((m2_loop_now() - r->load_ns) / 1000000);
-	const int64_t bytes = err == M2_OK ? (int64_t)footprint(r) : 0;
-	if (r->history >= 0 &&
-		m2_store_load_end(r->s->store, r->history, ms, bytes, err, result, &why) != M2_OK)
-		m2_warn("load history: %s", why.text);
-	r->history = -1;
-	r->recorded = true;
-}
-
 /* ---- loading ------------------------------------------------------------------------------------ */
-
-static void load_failed(struct m2_tenant *r, enum m2_err err, const struct m2_why *why)
-{
-	m2_error("variant %s could not be loaded: %s", r->variant.name, why->text);
-	record_end(r, err, why);
-	fail_waiting(r, err, why);
-	answer_leaving(r, 0);
-	forget(r);
-}
 
 /* How much the next load may take.  false: nothing is left. */
 static bool budget_left(const struct m2_engine *worker, uint64_t *budget)
@@ -189,7 +111,7 @@ static void start_load(struct m2_tenant *r)
 	struct m2_why why = {.text = ""};
 	struct m2_ipc_load load = {.model = 0};
 	if (!budget_left(r->engine, &load.budget)) {
-		load_failed(r,
+		m2_tenant_load_failed(r,
 			m2_fail(M2_ENOMEM, &why,
 				"the memory budget of %lld bytes is used up: unload a variant "
 				"first",
@@ -325,7 +247,7 @@ void m2_residency_progress(struct m2_engine *worker, const struct m2_ipc_progres
 static void serve_waiting(struct m2_tenant *r)
 {
 	r->idle_ns = m2_loop_now();
-	for (struct m2_session *x; (x = first_of(&r->waiting)) != NULL;) {
+	for (struct m2_session *x; (x = m2_tenant_first(&r->waiting)) != NULL;) {
 		if (x->request.op == M2_OP_LOAD) {
 			answer_load(x, r);
 			continue;
@@ -346,7 +268,7 @@ void m2_residency_loaded(struct m2_engine *worker, const struct m2_ipc_loaded *l
 	if (loaded->err != M2_OK) {
 		struct m2_why why = loaded->why;
 		why.field[sizeof why.field - 1] = why.text[sizeof why.text - 1] = '\0';
-		load_failed(r, m2_err_from_number((long)loaded->err), &why);
+		m2_tenant_load_failed(r, m2_err_from_number((long)loaded->err), &why);
 		m2_residency_load_next(worker);
 		return;
 	}
@@ -354,177 +276,14 @@ void m2_residency_loaded(struct m2_engine *worker, const struct m2_ipc_loaded *l
 	r->state = M2_TENANT_READY;
 	r->deaths = 0;
 	s->counters.loads++;
-	record_end(r, M2_OK, NULL);
+	m2_tenant_record_end(r, M2_OK, NULL);
 	m2_info("%s is resident on %s: %llu bytes, %llu ms", r->variant.name, worker->device,
-		(unsigned long long)footprint(r), (unsigned long long)loaded->load_ms);
-	preload_over(r);
+		(unsigned long long)m2_tenant_bytes(r), (unsigned long long)loaded->load_ms);
+	m2_tenant_preload_over(r);
 	serve_waiting(r);
 	m2_residency_session_left(r);
 	if (r->leave)
 		m2_residency_unload(r, r->leave_wait_s, NULL);
 	m2_notify_state(s);
 	m2_residency_load_next(worker);
-}
-
-/* ---- unloading ---------------------------------------------------------------------------------- */
-
-/* It is to go and was not there yet. */
-static void never_loaded(struct m2_tenant *r)
-{
-	struct m2_why why;
-	const enum m2_err err = m2_fail(M2_ECANCELED, &why, "unloaded before it was loaded");
-	record_end(r, err, &why);
-	fail_waiting(r, err, &why);
-	answer_leaving(r, 0);
-	forget(r);
-}
-
-void m2_residency_unload(struct m2_tenant *r, int64_t wait_s, struct m2_session *x)
-{
-	struct m2_supervisor *s = r->s;
-	if (x != NULL) {
-		x->state = M2_SESSION_WAITING;
-		x->tenant = r;
-		m2_list_append(&r->leaving, &x->of_resident);
-	}
-	if (wait_s < 0)
-		wait_s = WAIT_DEFAULT_S;
-	if (r->state == M2_TENANT_LOADING) {
-		r->leave = true; /* a load cannot be interrupted */
-		r->leave_wait_s = wait_s;
-		return;
-	}
-	if (r->state == M2_TENANT_WAITING) {
-		never_loaded(r);
-		return;
-	}
-	if (r->state == M2_TENANT_UNLOADING)
-		return;
-	const struct m2_ipc_unload unload = {.model = r->handle, .wait_s = wait_s};
-	r->state = M2_TENANT_UNLOADING;
-	(void)m2_child_send(&r->engine->child, M2_IPC_UNLOAD, &unload, NULL, 0);
-	m2_info("unloading %s from %s", r->variant.name, r->engine->device);
-	m2_notify_state(s);
-}
-
-/* Those who came for it while it was leaving want it back. */
-static void come_back(struct m2_tenant *r)
-{
-	r->state = M2_TENANT_WAITING;
-	r->leave = false;
-	r->recorded = false;
-	r->served = 0;
-	m2_residency_load_next(r->engine);
-	m2_notify_state(r->s);
-}
-
-static void gone(struct m2_tenant *r, uint64_t bytes)
-{
-	r->s->counters.unloads++;
-	answer_leaving(r, bytes);
-	if (!m2_list_empty(&r->waiting))
-		come_back(r);
-	else
-		forget(r);
-}
-
-void m2_residency_unloaded(struct m2_engine *worker, const struct m2_ipc_unloaded *unloaded)
-{
-	struct m2_tenant *r = m2_residency_find_handle(worker, unloaded->model);
-	if (r == NULL || r->state != M2_TENANT_UNLOADING)
-		return;
-	m2_info("%s has left %s: %llu bytes are free", r->variant.name, worker->device,
-		(unsigned long long)unloaded->bytes);
-	gone(r, unloaded->bytes);
-	m2_residency_load_next(worker);
-}
-
-static bool is_idle(const struct m2_tenant *r)
-{
-	/* keep_alive 0 means "unload after use": one that was loaded on purpose waits for its first */
-	return r->state == M2_TENANT_READY && r->variant.keep_alive_s >= 0 && r->n_running == 0 &&
-	       m2_list_empty(&r->waiting) && (r->variant.keep_alive_s > 0 || r->served > 0);
-}
-
-static void on_idle(void *ctx)
-{
-	struct m2_supervisor *s = ctx;
-	const uint64_t now = m2_loop_now();
-	uint64_t next = UINT64_MAX;
-	M2_LIST_EACH(&s->residents, at)
-	{
-		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
-		if (!is_idle(r))
-			continue;
-		const uint64_t due = r->idle_ns + (uint64_t)r->variant.keep_alive_s * SECOND;
-		if (due <= now)
-			m2_residency_unload(r, 0, NULL);
-		else if (due < next)
-			next = due;
-	}
-	if (next != UINT64_MAX)
-		m2_loop_set_timer(&s->loop, &s->idle, next);
-}
-
-void m2_residency_session_left(struct m2_tenant *r)
-{
-	struct m2_supervisor *s = r->s;
-	uint32_t running = 0;
-	uint32_t waiting = 0;
-	M2_LIST_EACH(&r->running, at)
-	running++;
-	M2_LIST_EACH(&r->waiting, at)
-	waiting += M2_LIST_OF(at, struct m2_session, of_resident)->counted ? 1 : 0;
-	if (running == 0 && r->n_running > 0)
-		r->idle_ns = m2_loop_now();
-	r->n_running = running;
-	r->n_waiting = waiting;
-	if (!is_idle(r))
-		return;
-	const uint64_t due = r->idle_ns + (uint64_t)r->variant.keep_alive_s * SECOND;
-	if (!s->idle.listed || due < s->idle.at)
-		m2_loop_set_timer(&s->loop, &s->idle, due);
-}
-
-/* ---- a worker's life ---------------------------------------------------------------------------- */
-
-/* What was resident or on its way goes back into line. */
-static void restore(struct m2_tenant *r, bool was_loading)
-{
-	struct m2_why why;
-	if (r->state == M2_TENANT_UNLOADING) {
-		gone(r, footprint(r));
-		return;
-	}
-	if (r->leave) {
-		never_loaded(r);
-		return;
-	}
-	if (was_loading && ++r->deaths >= DEATHS_MAX) {
-		load_failed(r,
-			m2_fail(M2_EWORKER, &why, "%s: the worker ended %d times while loading it",
-				r->variant.name, DEATHS_MAX),
-			&why);
-		return;
-	}
-	if (was_loading && r->history >= 0)
-		record_end(r, m2_fail(M2_EWORKER, &why, "the worker ended while loading it"), &why);
-	r->state = M2_TENANT_WAITING;
-}
-
-void m2_residency_worker_ended(struct m2_engine *worker)
-{
-	struct m2_supervisor *s = worker->s;
-	worker->loading = NULL;
-	M2_LIST_EACH(&s->residents, at)
-	{
-		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
-		if (r->engine != worker)
-			continue;
-		const bool was_loading = r->state == M2_TENANT_LOADING;
-		for (struct m2_session *x; (x = first_of(&r->running)) != NULL;)
-			m2_session_lost(x);
-		restore(r, was_loading);
-	}
-	m2_notify_state(s);
 }

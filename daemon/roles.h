@@ -17,7 +17,7 @@ struct m2_gate_options {
 	const char *runtime_dir; /* holds client.sock and control.sock */
 	uint32_t generation;
 	uint32_t control_gid; /* group of control.sock, (uint32_t)-1: the daemon's own, mode 0600 */
-	bool control_open;    /* mode 0666: administrators that one group cannot name; the supervisor
+	bool control_open; /* mode 0666: administrators that one group cannot name; the supervisor
 				 checks every request anyway */
 };
 

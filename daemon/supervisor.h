@@ -8,7 +8,7 @@
  *   children     a child process;  engines: the workers, one per device
  *   sessions     one request from its arrival until its answer is forgotten;  processes: its client
  *   dispatch     an op's handler;  inference: the ops that a worker runs
- *   residency    which variant is resident where, loads and unloads
+ *   residency    which variant is resident where and how it gets there;  residency_leave: how it goes
  *   admin        load unload register remove reload drain;  inform: list show ps status
  *   who          may this user do that
  *   lifecycle    drain and stop, reload;  notify: what systemd is told

@@ -7,7 +7,9 @@ system_tests := $(sort $(wildcard tests/system/test_*.py))
 # of its own, which is everything but the lint; the thread sanitizer only where there are threads.
 san_address := build/address,undefined
 san_thread := build/thread
-thread_tests := $(filter %client %client_% %kernels_% %daemon_% %worker% %scheduler% %pool,$(unit_tests))
+thread_tests := $(foreach what,client kernels daemon model_tokenizer results registry_store,\
+                $(filter $(B)/tests/unit/test_$(what)%,$(unit_tests)))
+tsan := halt_on_error=1:second_deadlock_stack=1:suppressions=$(CURDIR)/tests/tsan.supp
 FUZZ_SECONDS ?= 10
 
 demo: all
@@ -45,9 +47,9 @@ check-address:
 	@$(RUN) --title address --env M2_BUILD=$(san_address) --env M2_SANITIZER=address \
 		$(filter-out %_bench.py,$(system_tests))
 check-thread:
-	@$(RUN) --title thread --env TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1 \
+	@$(RUN) --title thread --env TSAN_OPTIONS=$(tsan) \
 		$(patsubst $(B)/%,$(san_thread)/%,$(thread_tests))
-	@$(RUN) --title thread --env M2_BUILD=$(san_thread) --env M2_SANITIZER=thread \
+	@$(RUN) --title thread --env TSAN_OPTIONS=$(tsan) --env M2_BUILD=$(san_thread) --env M2_SANITIZER=thread \
 		$(filter-out %_bench.py,$(system_tests))
 check-fuzz:
 	@$(RUN) --title fuzz --env FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh

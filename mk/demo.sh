@@ -38,8 +38,8 @@ say mamba2ctl list
 ctl list
 say "mamba2ctl generate demo 'In the beginning' -n 120 --seed 7"
 ctl generate demo 'In the beginning' -n 120 --seed 7
-say "mamba2ctl score demo 'And the king said unto him'"
-ctl score demo 'And the king said unto him'
+say "mamba2ctl score demo 'And the king said unto him, Go in peace.'"
+ctl score demo 'And the king said unto him, Go in peace.'
 say mamba2ctl ps
 ctl ps
 say "stop the daemon (SIGTERM)"

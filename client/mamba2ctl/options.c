@@ -109,7 +109,8 @@ static bool take(const struct ctl_option *own, int argc, char **argv, int *at)
 		value = argv[*at];
 	}
 	if (!store(o, value)) {
-		(void)ctl_say(CTL_USAGE, "--%s: \"%s\" is not of the form %s", o->name, value, o->value);
+		(void)ctl_say(
+			CTL_USAGE, "--%s: \"%s\" is not of the form %s", o->name, value, o->value);
 		return false;
 	}
 	return true;

@@ -215,8 +215,11 @@ static void cpu_gives_every_case_with_what_it_chooses(void **state)
 	run_all("cpu", "auto");
 }
 
-int main(void)
+/* An argument chooses tests by name, as tests/conformance/test_mutants.py does. */
+int main(int argc, char **argv)
 {
+	if (argc > 1)
+		cmocka_set_test_filter(argv[1]);
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ref_gives_every_case),
 		cmocka_unit_test(ref64_gives_every_case),

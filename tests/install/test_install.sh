@@ -26,7 +26,8 @@ check installs_nothing_outside_its_places sh -c "[ \"\$(cd '$root' && ls | tr '\
 check programs_run sh -c "'$root/usr/bin/mamba2ctl' --help >/dev/null && '$root/usr/bin/mamba2d' --help >/dev/null && '$root/usr/bin/mamba2d' --version"
 check variant_points_at_the_installed_demo grep -q '^checkpoint: /usr/share/mamba2d/demo$' "$root/etc/mamba2d/variants/demo.yaml"
 example() {
-	PKG_CONFIG_SYSROOT_DIR="$root" PKG_CONFIG_PATH="$root/usr/lib/pkgconfig" \
+	PKG_CONFIG_ALLOW_SYSTEM_CFLAGS=1 PKG_CONFIG_ALLOW_SYSTEM_LIBS=1 \
+		PKG_CONFIG_SYSROOT_DIR="$root" PKG_CONFIG_PATH="$root/usr/lib/pkgconfig" \
 		sh -c "cc -std=c17 -Wall -Wextra -Werror client/examples/hello.c \$(pkg-config --cflags --libs mamba2) -o '$root/hello'"
 }
 check example_compiles_with_pkg_config example

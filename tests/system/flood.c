@@ -31,10 +31,12 @@ static size_t below(size_t n)
 }
 
 static const char *const good[] = {
-	"{\"v\":1,\"op\":\"generate\",\"id\":1,\"key\":\"%032llx\",\"model\":\"demo\",\"input\":\"text\","
+	"{\"v\":1,\"op\":\"generate\",\"id\":1,\"key\":\"%032llx\",\"model\":\"demo\",\"input\":"
+	"\"text\","
 	"\"max_tokens\":1}",
 	"{\"v\":1,\"op\":\"list\",\"id\":2,\"key\":\"%032llx\"}",
-	"{\"v\":1,\"op\":\"score\",\"id\":3,\"key\":\"%032llx\",\"model\":\"demo\",\"input\":\"tokens\","
+	"{\"v\":1,\"op\":\"score\",\"id\":3,\"key\":\"%032llx\",\"model\":\"demo\",\"input\":"
+	"\"tokens\","
 	"\"logprobs\":3}",
 	"{\"v\":1,\"op\":\"cancel\",\"id\":4,\"key\":\"%032llx\",\"request\":77}",
 	"{\"v\":1,\"op\":\"attach\",\"id\":5,\"key\":\"%032llx\",\"target\":"
@@ -44,8 +46,8 @@ static const char *const good[] = {
 
 static size_t header(char *out, size_t size)
 {
-	const int n = snprintf(out, size, good[below(sizeof good / sizeof good[0])],
-		(unsigned long long)draw());
+	const int n = snprintf(
+		out, size, good[below(sizeof good / sizeof good[0])], (unsigned long long)draw());
 	return (size_t)n;
 }
 
