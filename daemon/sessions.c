@@ -23,7 +23,7 @@
 #define SECOND      UINT64_C(1000000000)
 #define ANSWER_KEEP (60 * SECOND)
 
-enum { ENDED_MAX = 4096 };
+enum { ENDED_MAX = 1024 };
 
 /* ---- tables ------------------------------------------------------------------------------------- */
 

@@ -40,17 +40,18 @@ check-install:
 	@$(RUN) --title install tests/install/test_install.sh
 check-system:
 	@$(RUN) --title system --env M2_BUILD=$(B) $(system_tests)
+# stack-use-after-return stays off: gcc 12 does not align its fake frames for 64-byte vectors
 check-address:
-	@$(RUN) --title address --jobs 2 --env ASAN_OPTIONS=detect_stack_use_after_return=1 \
+	@status=0; $(RUN) --title address --jobs 2 --env ASAN_OPTIONS=detect_stack_use_after_return=0 \
 		--env UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
-		$(patsubst $(B)/%,$(san_address)/%,$(test_programs))
-	@$(RUN) --title address --env M2_BUILD=$(san_address) --env M2_SANITIZER=address \
-		$(filter-out %_bench.py,$(system_tests))
+		$(patsubst $(B)/%,$(san_address)/%,$(test_programs)) || status=1; \
+	$(RUN) --title address --env M2_BUILD=$(san_address) --env M2_SANITIZER=address \
+		$(system_tests) || status=1; exit $$status
 check-thread:
-	@$(RUN) --title thread --env TSAN_OPTIONS=$(tsan) \
-		$(patsubst $(B)/%,$(san_thread)/%,$(thread_tests))
-	@$(RUN) --title thread --env TSAN_OPTIONS=$(tsan) --env M2_BUILD=$(san_thread) --env M2_SANITIZER=thread \
-		$(filter-out %_bench.py,$(system_tests))
+	@status=0; $(RUN) --title thread --env TSAN_OPTIONS=$(tsan) \
+		$(patsubst $(B)/%,$(san_thread)/%,$(thread_tests)) || status=1; \
+	$(RUN) --title thread --env TSAN_OPTIONS=$(tsan) --env M2_BUILD=$(san_thread) \
+		--env M2_SANITIZER=thread $(system_tests) || status=1; exit $$status
 check-fuzz:
 	@$(RUN) --title fuzz --env FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh
 

@@ -102,11 +102,10 @@ def the_queue_is_bounded_and_says_so():
             running = [client.generate("a", tokens=PROMPT, max_tokens=100000, temperature=0, ignore_eos=True)
                        for _ in range(3)]
             equal(code_of(lambda: ids(client, "a", 1)), "busy", "the fourth of slots 1 + queue 2")
-            running[0].cancel()
-            running[0].wait_finished()
-            for request in running[1:]:
+            for request in running:
                 request.cancel()
             for request in running:
+                request.wait_finished()
                 request.close()
             equal(len(ids(client, "a", 3)), 3, "and then there is room again")
 
