@@ -24,7 +24,7 @@ include mk/packages.mk
 programs := $(B)/mamba2d $(B)/mamba2ctl
 library := $(B)/libmamba2.so.0
 
-all: $(programs) $(library) $(B)/libmamba2.a $(B)/mamba2.pc
+all: $(programs) $(library) $(B)/libmamba2.a
 
 # ---- compiling ---------------------------------------------------------------------------------
 
@@ -57,10 +57,6 @@ $(B)/libmamba2.so.0: $(call objects,$(client_lib) $(common)) client/libmamba2.ma
 	$(Q)$(CC) -shared $(ldflags) $(LDFLAGS) -Wl,-soname,libmamba2.so.0 \
 		-Wl,--version-script,client/libmamba2.map -o $@ $(filter %.o,$^) $(ldlibs)
 	@ln -sf libmamba2.so.0 $(B)/libmamba2.so
-$(B)/mamba2.pc: client/mamba2.pc.in Makefile
-	@mkdir -p $(@D)
-	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< > $@
-
 $(B)/tests/%: $(B)/tests/%.o $(B)/libm2.a $(B)/libmamba2.a
 	$(Q)$(CC) $(ldflags) $(LDFLAGS) -o $@ $< -Wl,--start-group $(B)/libm2.a $(B)/libmamba2.a \
 		-Wl,--end-group $(ldlibs) -lcmocka

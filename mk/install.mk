@@ -21,7 +21,9 @@ install: all
 	install -m 755 $(B)/libmamba2.so.0 $(DESTDIR)$(LIBDIR)/
 	ln -sf libmamba2.so.0 $(DESTDIR)$(LIBDIR)/libmamba2.so
 	install -m 644 $(B)/libmamba2.a $(DESTDIR)$(LIBDIR)/
-	install -m 644 $(B)/mamba2.pc $(DESTDIR)$(LIBDIR)/pkgconfig/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' client/mamba2.pc.in > \
+		$(DESTDIR)$(LIBDIR)/pkgconfig/mamba2.pc
+	chmod 644 $(DESTDIR)$(LIBDIR)/pkgconfig/mamba2.pc
 	install -m 644 client/mamba2.h $(DESTDIR)$(INCDIR)/
 	install -m 644 README.md LICENSE common/PROTOCOL.md $(DESTDIR)$(DOCDIR)/
 	install -m 644 configs/reference.yaml $(DESTDIR)$(DOCDIR)/
