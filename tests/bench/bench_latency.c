@@ -2,8 +2,11 @@
  *
  *	bench_latency RUNTIME_DIR MODEL [requests] [tokens]
  *
- * Two figures, each as p50, p90, p99 and the largest, in microseconds:
- *   first    request sent -> first token published, less the time inside the engine
+ * Figures, each as p50, p90, p99 and the largest, in microseconds:
+ *   first    request sent -> first token published, less the time inside the engine; of which
+ *   way      request sent -> the worker has it (client, gate, supervisor)
+ *   admit    -> it has its results memory and its slot
+ *   step     -> its first token is published, less the engine
  *   wake     token published -> the client's thread is awake and has seen it
  * One request at a time, on an otherwise idle daemon.  It judges nothing: a benchmark prints, a test asserts.
  * Both clocks are CLOCK_MONOTONIC of one host, so differences across processes are meaningful.
@@ -40,8 +43,11 @@ static void print(const char *name, double *us, size_t n)
 
 struct series {
 	double *first;
+	double *way;
+	double *admit;
+	double *step;
 	double *wake;
-	size_t n_first;
+	size_t n_first; /* of way, admit and step too */
 	size_t n_wake;
 };
 
@@ -71,9 +77,13 @@ static enum mamba2_error measure(
 	}
 	mamba2_timings t;
 	mamba2_request_timings(r, &t);
-	if (t.first > 0)
+	if (t.first > 0) {
+		s->way[s->n_first] = (double)(int64_t)(t.received_at - sent) / 1e3;
+		s->admit[s->n_first] = (double)t.queue / 1e3;
+		s->step[s->n_first] = (double)(int64_t)(t.first - t.queue - t.first_engine) / 1e3;
 		s->first[s->n_first++] =
 			(double)(int64_t)(t.received_at + t.first - t.first_engine - sent) / 1e3;
+	}
 	mamba2_request_free(&r);
 	return error;
 }
@@ -103,17 +113,23 @@ int main(int argc, char **argv)
 	generate.temperature = 0;
 	generate.ignore_eos = 1;
 
-	struct series s = {.first = calloc(requests, sizeof(double)),
-		.wake = calloc(requests * (tokens + 2), sizeof(double))};
-	enum mamba2_error error = s.first != NULL && s.wake != NULL ? MAMBA2_OK : MAMBA2_ENOMEM;
+	double *room = calloc(requests * (4 + tokens + 2), sizeof *room);
+	struct series s = {.first = room,
+		.way = room + requests,
+		.admit = room + 2 * requests,
+		.step = room + 3 * requests,
+		.wake = room + 4 * requests};
+	enum mamba2_error error = room != NULL ? MAMBA2_OK : MAMBA2_ENOMEM;
 	for (size_t i = 0; i < requests && error == MAMBA2_OK; i++)
 		error = measure(m, &generate, &s);
 	if (error != MAMBA2_OK)
 		fprintf(stderr, "bench_latency: %s\n", mamba2_message(m));
 	print("first", s.first, s.n_first);
+	print(" way", s.way, s.n_first);
+	print(" admit", s.admit, s.n_first);
+	print(" step", s.step, s.n_first);
 	print("wake", s.wake, s.n_wake);
-	free(s.first);
-	free(s.wake);
+	free(room);
 	mamba2_close(&m);
 	return error == MAMBA2_OK ? 0 : 1;
 }

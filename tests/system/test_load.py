@@ -107,7 +107,7 @@ def malformed_messages_do_no_harm():
                 honest += 1
             sent = sum(int(f.communicate()[0]) for f in floods)
         equal(sent, MESSAGES // 2 * 2, "all messages were taken")
-        expect(honest > 10, f"{honest} honest requests were answered meanwhile")
+        expect(honest > (0 if harness.SANITIZER else 10), f"{honest} honest requests were answered meanwhile")
         print(f"# {sent} hostile messages, {honest} honest requests beside them")
         # libzmq itself can be made to abort by hostile peers: then the gate is a new one, and that is all
         before.check(d, 32768, gate_may_restart=True)
