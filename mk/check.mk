@@ -3,12 +3,9 @@ LOG := build/check.log
 RUN = $(PYTHON) tests/run.py --log $(LOG)
 lint_tests := $(wildcard tests/lint/*.sh)
 system_tests := $(sort $(wildcard tests/system/test_*.py))
-# What is worth a second and third run under the sanitizers: whatever has threads, parsers or pointers
-# of its own, which is everything but the lint; the thread sanitizer only where there are threads.
+# Everything but the lint, the install and the fuzzers runs a second and a third time under the sanitizers.
 san_address := build/address,undefined
 san_thread := build/thread
-thread_tests := $(foreach what,client kernels daemon model_tokenizer results registry_store,\
-                $(filter $(B)/tests/unit/test_$(what)%,$(unit_tests)))
 tsan := halt_on_error=1:second_deadlock_stack=1:suppressions=$(CURDIR)/tests/tsan.supp
 FUZZ_SECONDS ?= 10
 
@@ -49,7 +46,7 @@ check-address:
 		$(system_tests) || status=1; exit $$status
 check-thread:
 	@status=0; $(RUN) --title thread --env TSAN_OPTIONS=$(tsan) \
-		$(patsubst $(B)/%,$(san_thread)/%,$(thread_tests)) || status=1; \
+		$(patsubst $(B)/%,$(san_thread)/%,$(test_programs)) || status=1; \
 	$(RUN) --title thread --env TSAN_OPTIONS=$(tsan) --env M2_BUILD=$(san_thread) \
 		--env M2_SANITIZER=thread $(system_tests) || status=1; exit $$status
 check-fuzz:

@@ -8,7 +8,7 @@
  *   admit    -> it has its results memory and its slot
  *   step     -> its first token is published, less the engine
  *   wake     token published -> the client's thread is awake and has seen it
- * One request at a time, on an otherwise idle daemon.  It judges nothing: a benchmark prints, a test asserts.
+ * One request at a time, two milliseconds apart, on an otherwise idle daemon.  It judges nothing: a benchmark prints, a test asserts.
  * Both clocks are CLOCK_MONOTONIC of one host, so differences across processes are meaningful.
  */
 #include <stdint.h>
@@ -17,6 +17,8 @@
 #include <time.h>
 
 #include "client/mamba2.h"
+
+enum { PAUSE_NS = 2000000 };
 
 static uint64_t now_ns(void)
 {
@@ -120,8 +122,11 @@ int main(int argc, char **argv)
 		.step = room + 3 * requests,
 		.wake = room + 4 * requests};
 	enum mamba2_error error = room != NULL ? MAMBA2_OK : MAMBA2_ENOMEM;
-	for (size_t i = 0; i < requests && error == MAMBA2_OK; i++)
+	for (size_t i = 0; i < requests && error == MAMBA2_OK; i++) {
 		error = measure(m, &generate, &s);
+		/* the last one's release is served now, not between this request and its token */
+		nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
+	}
 	if (error != MAMBA2_OK)
 		fprintf(stderr, "bench_latency: %s\n", mamba2_message(m));
 	print("first", s.first, s.n_first);

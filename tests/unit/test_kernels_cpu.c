@@ -4,7 +4,8 @@
  * processor has, with 1 and 2 threads, with poisoned buffers and poisoned neighbours: logits of all
  * positions and the final state must agree.  Tolerance: weights are widened exactly whatever they
  * are stored as, and everything else is f32, so a few layers stay within TOLERANCE in relative L2;
- * conformance asks for 2e-5.
+ * conformance asks for 2e-5.  A model drawn at random may be ill-conditioned (the norm of a residual
+ * near zero): where the definition itself, in f32, loses more, ILL times its own error is allowed.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,11 +17,13 @@
 #include "tests/unit/test_kernels_model.h"
 
 #define TOLERANCE 1e-5
+#define ILL       8.0
 
 enum { LENGTH = 64 * 2 + 13, SLOTS = 3 };
 
 static uint64_t seed;
 static double worst;
+static double tolerance = TOLERANCE; /* of the shape under test */
 
 static const char *const isas[] = {"portable", "avx2", "avx512"};
 
@@ -94,7 +97,7 @@ static void compare(const char *what, const struct outcome *got, const struct ou
 	};
 	for (int i = 0; i < 3; i++) {
 		worst = errors[i] > worst ? errors[i] : worst;
-		if (!(errors[i] <= TOLERANCE))
+		if (!(errors[i] <= tolerance))
 			fail_msg("%s: error of logits %.2e, conv state %.2e, ssm state %.2e", what,
 				errors[0], errors[1], errors[2]);
 	}
@@ -149,31 +152,50 @@ static void check_one(struct random_model *r, struct rig_options options, const 
 	rig_close(&rig);
 }
 
-static void check_shape(struct m2_model_desc desc, enum m2_dtype stored, enum m2_dtype weights)
+static void run_definition(struct random_model *r, const char *backend, enum m2_dtype weights,
+	const int32_t *tokens, struct outcome *out)
 {
 	static const int32_t all[] = {LENGTH};
+	const struct rig_options options = {.backend = backend, .weights = weights};
+	struct m2_why why = {0};
+	struct rig rig;
+	assert_int_equal(rig_open(&rig, r, options, &why), M2_OK);
+	run(&rig, tokens, all, out);
+	rig_close(&rig);
+}
+
+/* What this shape may lose; see the top. */
+static double tolerance_of(struct random_model *r, enum m2_dtype weights, const int32_t *tokens,
+	const struct outcome *want)
+{
+	struct outcome single = outcome_create(&r->desc);
+	run_definition(r, "ref", weights, tokens, &single);
+	const double lost = fmax(relative_error(single.logits, want->logits, want->logits_n),
+		relative_error(single.ssm, want->ssm, want->ssm_n));
+	outcome_destroy(&single);
+	return fmax(TOLERANCE, ILL * lost);
+}
+
+static void check_shape(struct m2_model_desc desc, enum m2_dtype stored, enum m2_dtype weights)
+{
 	struct random_model r = {.desc = desc, .seed = seed, .matrices = stored};
 	struct rng rng = {mix64(seed + 1)};
 	struct m2_why why = {0};
-	struct rig rig;
 	int32_t tokens[LENGTH];
 
 	if (m2_model_desc_check(&desc, &why) != M2_OK)
 		fail_msg("%s", why.text);
 	random_tokens(&rng, tokens, LENGTH, desc.vocab_rows);
 	struct outcome want = outcome_create(&desc);
-	assert_int_equal(
-		rig_open(&rig, &r, (struct rig_options){.backend = "ref64", .weights = weights},
-			&why),
-		M2_OK);
-	run(&rig, tokens, all, &want);
-	rig_close(&rig);
+	run_definition(&r, "ref64", weights, tokens, &want);
+	tolerance = tolerance_of(&r, weights, tokens, &want);
 	for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++)
 		for (int32_t threads = 1; threads <= 2; threads++)
 			check_one(&r,
 				(struct rig_options){
 					.isa = isas[i], .threads = threads, .weights = weights},
 				tokens, &want);
+	tolerance = TOLERANCE;
 	outcome_destroy(&want);
 }
 
@@ -317,6 +339,7 @@ static void recurrence_and_chunked_form_agree(void **state)
 	run(&rig, tokens, all, &chunked);
 	rig.model->chunked = false;
 	run(&rig, tokens, all, &recurrent);
+	tolerance = TOLERANCE;
 	compare("forms", &chunked, &recurrent);
 	assert_memory_not_equal(chunked.logits, recurrent.logits, chunked.logits_n * sizeof(float));
 	outcome_destroy(&chunked);
