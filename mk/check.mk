@@ -45,7 +45,7 @@ check-address:
 	$(RUN) --title address --env M2_BUILD=$(san_address) --env M2_SANITIZER=address \
 		$(system_tests) || status=1; exit $$status
 check-thread:
-	@status=0; $(RUN) --title thread --env TSAN_OPTIONS=$(tsan) \
+	@status=0; $(RUN) --title thread --jobs 2 --env TSAN_OPTIONS=$(tsan) \
 		$(patsubst $(B)/%,$(san_thread)/%,$(test_programs)) || status=1; \
 	$(RUN) --title thread --env TSAN_OPTIONS=$(tsan) --env M2_BUILD=$(san_thread) \
 		--env M2_SANITIZER=thread $(system_tests) || status=1; exit $$status

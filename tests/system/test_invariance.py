@@ -9,6 +9,8 @@ from harness import Daemon, equal, expect
 
 random.seed(2405)
 PROMPTS = [[random.randrange(3, 900) for _ in range(n)] for n in (1, 5, 63, 64, 65, 130, 300, 517)]
+if harness.SANITIZER:  # which look for races and wild pointers, not for bits
+    del PROMPTS[6:]
 
 
 def ask(client, prompt, seed):
@@ -82,7 +84,7 @@ def two_threads_change_nothing():
 
 
 def cuts_of_the_prompt_change_nothing():
-    for budget in (64, 128, 1024):
+    for budget in (64, 1024) if harness.SANITIZER else (64, 128, 1024):
         compare(run({"max_batch_tokens": budget}, ["--cpu-threads", "2"], False), want(), f"budget {budget}")
 
 

@@ -10,8 +10,8 @@ import time
 import harness
 from harness import Daemon, equal, expect, fds, rss_kib, wait_until
 
-MINUTE = float(os.environ.get("M2_LOAD_SECONDS", "20" if harness.SANITIZER else "60"))
-MESSAGES = 20000 if harness.SANITIZER else 100000
+MINUTE = float(os.environ.get("M2_LOAD_SECONDS", "8" if harness.SANITIZER else "60"))
+MESSAGES = 10000 if harness.SANITIZER else 100000
 PROMPT = [1, 2, 3]
 
 
