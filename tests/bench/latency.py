@@ -17,7 +17,7 @@ import harness  # noqa: E402
 def machine():
     cpu = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
                 if line.startswith("model name")), "unknown processor")
-    return f"{cpu}, {os.cpu_count()} cores, Linux {os.uname().release}"
+    return f"{cpu}, {os.cpu_count()} cores, Linux {os.uname().release.split('-')[0]}"
 
 
 def main():
