@@ -106,6 +106,7 @@ def main():
                 failed += 1
                 print("\n".join("    " + line for line in output.splitlines()[-120:]), flush=True)
             if a.log:
+                os.makedirs(os.path.dirname(a.log) or ".", exist_ok=True)
                 with open(a.log, "a", encoding="utf-8") as log:
                     for state, name, _ in results:
                         log.write(json.dumps({"title": a.title, "state": state,
