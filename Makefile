@@ -11,10 +11,10 @@ PYTHON ?= python3
 VERSION := 0.1.0
 WARN := -Wall -Wextra -Wpedantic -Werror -Wshadow -Wconversion -Wstrict-prototypes \
         -Wmissing-prototypes -Wpointer-arith -Wvla -Wundef
-LIBS := yaml-0.1 sqlite3 libzmq json-c libsystemd
+LIBS := yaml-0.1 sqlite3 libzmq json-c libsystemd libzip libprotobuf-c libcrypto
 cflags := -std=c17 -O2 -g -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hidden \
           -fstack-protector-strong $(WARN) $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer)
-cppflags := -I. -D_GNU_SOURCE -DM2_VERSION='"$(VERSION)"' -MMD -MP $(if $(SAN),,-D_FORTIFY_SOURCE=2)
+cppflags := -I. -I$(B)/generated -D_GNU_SOURCE -DM2_VERSION='"$(VERSION)"' -MMD -MP $(if $(SAN),,-D_FORTIFY_SOURCE=2)
 ldflags := -pthread -Wl,-z,relro,-z,now -Wl,--as-needed $(if $(SAN),-fsanitize=$(SAN))
 ldlibs = $(shell pkg-config --libs $(LIBS)) -lacl -lpcre2-8 -lutf8proc -ldl -lm
 
@@ -42,7 +42,16 @@ $(B)/flags: FORCE
 	@echo '$(CC) $(cflags) $(cppflags) $(CPPFLAGS) $(CFLAGS)' > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
-$(B)/libm2.a: $(call objects,$(rooms))
+# The reader of SentencePiece's protobuf is generated from the fields that we use.
+$(B)/generated/%.pb-c.c $(B)/generated/%.pb-c.h: %.proto | check-packages
+	@mkdir -p $(B)/generated
+	$(Q)protoc-c --c_out=$(B)/generated $<
+generated := $(B)/generated/model/sentencepiece.pb-c
+$(generated).o: $(generated).c
+	$(Q)$(CC) $(cppflags) $(cflags) -w $(CFLAGS) -c $< -o $@
+$(B)/model/%.o: $(generated).h
+
+$(B)/libm2.a: $(call objects,$(rooms)) $(generated).o
 	@rm -f $@
 	$(Q)$(AR) rcs $@ $^
 $(B)/libmamba2.a: $(call objects,$(client_lib) $(common))

@@ -57,6 +57,7 @@ struct m2_model_desc {
 	bool gated_norm;       /* false: the scan's output is only multiplied by silu(z) */
 	bool norm_before_gate; /* true: norm(y) * silu(z); false: norm(y * silu(z)) */
 	bool d_per_channel;    /* D is [Ds], else [H] */
+	bool a_given;          /* M2_W_A_LOG holds A = -exp(A_log) itself, as GGUF stores it */
 	float norm_eps;
 	float dt_min; /* clamp of dt after softplus, in prefill and in decode */
 	float dt_max; /* may be INFINITY */
@@ -105,14 +106,14 @@ enum m2_weight {
 };
 
 /* Where the weights come from: asked one tensor at a time, so that the host never holds the whole
- * checkpoint twice.  layer is -1 for the model's own.  read() delivers the tensor as stored, in one
- * piece of elements(desc, which) * m2_dtype_bytes(dtype(...)) bytes.  Called from load's thread;
- * read may block on a disk.  Errors travel up through load. */
+ * checkpoint twice.  layer is -1 for the model's own.  read() delivers elements [first, first + count)
+ * of the tensor in row-major order, as stored: count * m2_dtype_bytes(dtype(...)) bytes.  It may be
+ * called from several threads at once, and may block on a disk.  Errors travel up through load. */
 struct m2_weight_source {
 	void *ctx;
 	enum m2_dtype (*dtype)(void *ctx, int layer, enum m2_weight which);
-	enum m2_err (*read)(void *ctx, int layer, enum m2_weight which, void *dst, size_t bytes,
-		struct m2_why *why);
+	enum m2_err (*read)(void *ctx, int layer, enum m2_weight which, size_t first, size_t count,
+		void *dst, struct m2_why *why);
 };
 
 /* Elements of a weight under a checked description; 0 if the model has none of it. */

@@ -7,7 +7,7 @@ system_tests := $(sort $(wildcard tests/system/test_*.py))
 san_address := build/address,undefined
 san_thread := build/thread
 tsan := halt_on_error=1:second_deadlock_stack=1:suppressions=$(CURDIR)/tests/tsan.supp
-FUZZ_SECONDS ?= 10
+FUZZ_SECONDS ?= 5
 
 demo: all
 	@sh mk/demo.sh $(B)
@@ -53,7 +53,7 @@ check-fuzz:
 	@$(RUN) --title fuzz --env FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh
 
 # Ten minutes for every target, as before a release: make fuzz FUZZ_SECONDS=600
-fuzz: check-packages
+fuzz: $(B)/libm2.a
 	FUZZ_SECONDS=$(FUZZ_SECONDS) sh tests/fuzz/run.sh
 
 format:

@@ -24,7 +24,7 @@ enum { MAX_CONFIG_BYTES = 1 << 20, COMPARE_BYTES = 1 << 20, MAX_NAMES_SAID = 4 }
 
 /* Where a weight lies; file NULL: the model has none of it. */
 struct place {
-	const struct m2_safetensors *file;
+	const struct m2_tensor_file *file;
 	const struct m2_tensor *tensor;
 };
 
@@ -154,14 +154,10 @@ static enum m2_err check_equal(const struct place *a, const struct place *b, str
 	enum m2_err err = M2_OK;
 	for (uint64_t at = 0; at < bytes && same && err == M2_OK;) {
 		const uint64_t n = bytes - at < COMPARE_BYTES ? bytes - at : COMPARE_BYTES;
-		struct m2_tensor x = *a->tensor;
-		struct m2_tensor y = *b->tensor;
-		x.begin += at;
-		y.begin += at;
-		x.bytes = y.bytes = n;
-		err = m2_safetensors_read(a->file, &x, buffer, why);
+		err = m2_tensor_file_read(a->file, a->tensor, at, buffer, (size_t)n, why);
 		if (err == M2_OK)
-			err = m2_safetensors_read(b->file, &y, buffer + COMPARE_BYTES, why);
+			err = m2_tensor_file_read(
+				b->file, b->tensor, at, buffer + COMPARE_BYTES, (size_t)n, why);
 		same = err == M2_OK && memcmp(buffer, buffer + COMPARE_BYTES, (size_t)n) == 0;
 		at += n;
 	}
@@ -176,11 +172,11 @@ static enum m2_err check_equal(const struct place *a, const struct place *b, str
 }
 
 /* Put every tensor of one file where it belongs; unknown names are counted and the first said. */
-static enum m2_err place_tensors(struct m2_checkpoint *c, const struct m2_safetensors *file,
+static enum m2_err place_tensors(struct m2_checkpoint *c, const struct m2_tensor_file *file,
 	size_t *n_unknown, char *unknown, size_t unknown_size, struct m2_why *why)
 {
-	for (size_t i = 0; i < m2_safetensors_count(file); i++) {
-		const struct m2_tensor *t = m2_safetensors_at(file, i);
+	for (size_t i = 0; i < file->count; i++) {
+		const struct m2_tensor *t = &file->tensors[i];
 		int layer;
 		enum m2_weight which;
 		const enum m2_tensor_role role = m2_tensor_role_of(t->name, &layer, &which);
@@ -344,26 +340,35 @@ static enum m2_dtype source_dtype(void *ctx, int layer, enum m2_weight which)
 	return place->tensor->dtype == M2_DTYPE_F64 ? M2_DTYPE_F32 : place->tensor->dtype;
 }
 
-static enum m2_err source_read(
-	void *ctx, int layer, enum m2_weight which, void *dst, size_t bytes, struct m2_why *why)
+/* F64 elements, narrowed by way of a buffer of bounded size. */
+static enum m2_err read_narrowed(
+	const struct place *place, size_t first, size_t count, float *dst, struct m2_why *why)
+{
+	double wide[512];
+	while (count > 0) {
+		const size_t n = count < 512 ? count : 512;
+		const enum m2_err err = m2_tensor_file_read(place->file, place->tensor,
+			first * sizeof *wide, wide, n * sizeof *wide, why);
+		if (err != M2_OK)
+			return err;
+		m2_dtype_to_f32(dst, wide, M2_DTYPE_F64, n);
+		first += n;
+		dst += n;
+		count -= n;
+	}
+	return M2_OK;
+}
+
+static enum m2_err source_read(void *ctx, int layer, enum m2_weight which, size_t first,
+	size_t count, void *dst, struct m2_why *why)
 {
 	const struct place *place = place_of(ctx, layer, which);
 	assert(place->tensor != NULL);
-	const struct m2_tensor *t = place->tensor;
-	if (t->dtype != M2_DTYPE_F64) {
-		assert(bytes == t->bytes);
-		return m2_safetensors_read(place->file, t, dst, why);
-	}
-	const size_t count = (size_t)t->bytes / sizeof(double);
-	assert(bytes == count * sizeof(float));
-	void *wide = malloc((size_t)t->bytes);
-	if (wide == NULL)
-		return m2_fail(M2_ENOMEM, why, "%.200s: out of memory", t->name);
-	const enum m2_err err = m2_safetensors_read(place->file, t, wide, why);
-	if (err == M2_OK)
-		m2_dtype_to_f32(dst, wide, M2_DTYPE_F64, count);
-	free(wide);
-	return err;
+	if (place->tensor->dtype == M2_DTYPE_F64)
+		return read_narrowed(place, first, count, dst, why);
+	const size_t size = m2_dtype_bytes(place->tensor->dtype);
+	return m2_tensor_file_read(
+		place->file, place->tensor, (uint64_t)first * size, dst, count * size, why);
 }
 
 struct m2_weight_source m2_checkpoint_source(struct m2_checkpoint *checkpoint)

@@ -19,6 +19,12 @@ const char *m2_dialect_name(enum m2_dialect dialect)
 		return "transformers";
 	case M2_DIALECT_MAMBA_SSM:
 		return "mamba_ssm";
+	case M2_DIALECT_MISTRAL:
+		return "mistral";
+	case M2_DIALECT_OUTEAI:
+		return "outeai";
+	case M2_DIALECT_GGUF:
+		return "gguf";
 	}
 	return "unknown";
 }

@@ -6,7 +6,6 @@
  */
 #include "model/safetensors.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -17,14 +16,6 @@
 
 enum { MAX_HEADER_BYTES = 100000000 };
 
-struct m2_safetensors {
-	int fd; /* -1: only a header */
-	char *what;
-	struct m2_tensor *tensors; /* sorted by name */
-	size_t count;
-	char *names;
-};
-
 static int by_place(const void *a, const void *b)
 {
 	const struct m2_tensor *x = a;
@@ -34,13 +25,8 @@ static int by_place(const void *a, const void *b)
 	return x->bytes < y->bytes ? -1 : x->bytes > y->bytes;
 }
 
-static int by_name(const void *a, const void *b)
-{
-	return strcmp(((const struct m2_tensor *)a)->name, ((const struct m2_tensor *)b)->name);
-}
-
 /* No hole, no overlap, nothing behind the last.  Empty tensors lie on a boundary. */
-static enum m2_err check_layout(struct m2_safetensors *f, uint64_t data_bytes, struct m2_why *why)
+static enum m2_err check_layout(struct m2_tensor_file *f, uint64_t data_bytes, struct m2_why *why)
 {
 	uint64_t end = 0;
 	if (f->count > 0)
@@ -59,30 +45,21 @@ static enum m2_err check_layout(struct m2_safetensors *f, uint64_t data_bytes, s
 		return m2_fail(M2_EFORMAT, why,
 			"%s: the header describes %llu bytes of data, the file has %llu", f->what,
 			(unsigned long long)end, (unsigned long long)data_bytes);
-	if (f->count > 0)
-		qsort(f->tensors, f->count, sizeof *f->tensors, by_name);
-	for (size_t i = 1; i < f->count; i++)
-		if (by_name(&f->tensors[i - 1], &f->tensors[i]) == 0)
-			return m2_fail(M2_EFORMAT, why, "%s: the tensor %.200s is described twice",
-				f->what, f->tensors[i].name);
-	return M2_OK;
+	return m2_tensor_file_sort(f, why);
 }
 
 enum m2_err m2_safetensors_parse_header(const char *json, size_t length, uint64_t data_bytes,
-	const char *what, struct m2_safetensors **out, struct m2_why *why)
+	const char *what, struct m2_tensor_file **out, struct m2_why *why)
 {
-	struct m2_safetensors *f = calloc(1, sizeof *f);
-	if (f == NULL || (f->what = strdup(what)) == NULL) {
-		free(f);
+	struct m2_tensor_file *f = m2_tensor_file_create(what);
+	if (f == NULL)
 		return m2_fail(M2_ENOMEM, why, "%s: out of memory", what);
-	}
-	f->fd = -1;
 	enum m2_err err = m2_safetensors_header_read(
 		json, length, what, &f->tensors, &f->count, &f->names, why);
 	if (err == M2_OK)
 		err = check_layout(f, data_bytes, why);
 	if (err != M2_OK) {
-		m2_safetensors_close(&f);
+		m2_tensor_file_close(&f);
 		return err;
 	}
 	for (size_t i = 0; i < f->count; i++)
@@ -93,7 +70,7 @@ enum m2_err m2_safetensors_parse_header(const char *json, size_t length, uint64_
 
 /* The header of an open file of file_bytes bytes. */
 static enum m2_err read_header(int fd, uint64_t file_bytes, const char *what,
-	struct m2_safetensors **out, struct m2_why *why)
+	struct m2_tensor_file **out, struct m2_why *why)
 {
 	unsigned char raw[8];
 	if (file_bytes < sizeof raw)
@@ -126,7 +103,7 @@ static enum m2_err read_header(int fd, uint64_t file_bytes, const char *what,
 }
 
 enum m2_err m2_safetensors_open(
-	int dirfd, const char *name, struct m2_safetensors **out, struct m2_why *why)
+	int dirfd, const char *name, struct m2_tensor_file **out, struct m2_why *why)
 {
 	int fd;
 	enum m2_err err = m2_file_open(dirfd, name, name, &fd, why);
@@ -143,45 +120,4 @@ enum m2_err m2_safetensors_open(
 	}
 	(*out)->fd = fd;
 	return M2_OK;
-}
-
-void m2_safetensors_close(struct m2_safetensors **file)
-{
-	struct m2_safetensors *f = *file;
-	if (f == NULL)
-		return;
-	if (f->fd >= 0)
-		close(f->fd);
-	free(f->tensors);
-	free(f->names);
-	free(f->what);
-	free(f);
-	*file = NULL;
-}
-
-size_t m2_safetensors_count(const struct m2_safetensors *file)
-{
-	return file->count;
-}
-
-const struct m2_tensor *m2_safetensors_at(const struct m2_safetensors *file, size_t index)
-{
-	assert(index < file->count);
-	return &file->tensors[index];
-}
-
-const struct m2_tensor *m2_safetensors_find(const struct m2_safetensors *file, const char *name)
-{
-	const struct m2_tensor key = {.name = name};
-	if (file->count == 0)
-		return NULL;
-	return bsearch(&key, file->tensors, file->count, sizeof key, by_name);
-}
-
-enum m2_err m2_safetensors_read(const struct m2_safetensors *file, const struct m2_tensor *tensor,
-	void *dst, struct m2_why *why)
-{
-	assert(file->fd >= 0);
-	return m2_file_read_at(
-		file->fd, dst, (size_t)tensor->bytes, tensor->begin, file->what, why);
 }

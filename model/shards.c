@@ -115,7 +115,7 @@ enum m2_err m2_shards_parse_index(
 
 /* Open one file; an error of the path is said again with the whole path. */
 static enum m2_err open_file(int dirfd, const char *directory, const char *name,
-	struct m2_safetensors **out, struct m2_why *why)
+	struct m2_tensor_file **out, struct m2_why *why)
 {
 	const enum m2_err err = m2_safetensors_open(dirfd, name, out, why);
 	if (err != M2_ENOENT && err != M2_EACCES)
@@ -129,11 +129,11 @@ static enum m2_err open_file(int dirfd, const char *directory, const char *name,
 }
 
 /* Every tensor of file number k must be mapped to it. */
-static enum m2_err check_file(const struct m2_safetensors *file, const char *name,
+static enum m2_err check_file(const struct m2_tensor_file *file, const char *name,
 	struct json_object *map, struct m2_why *why)
 {
-	for (size_t i = 0; i < m2_safetensors_count(file); i++) {
-		const char *tensor = m2_safetensors_at(file, i)->name;
+	for (size_t i = 0; i < file->count; i++) {
+		const char *tensor = file->tensors[i].name;
 		struct json_object *place = NULL;
 		if (!json_object_object_get_ex(map, tensor, &place))
 			return m2_fail(M2_EFORMAT, why, "%s holds %.200s, which %s does not list",
@@ -158,7 +158,7 @@ static enum m2_err check_map(
 	{
 		const char *name = json_object_get_string(place);
 		const size_t k = position(names, s->n_files, name);
-		if (m2_safetensors_find(s->files[k], tensor) == NULL)
+		if (m2_tensor_file_find(s->files[k], tensor) == NULL)
 			return m2_fail(M2_EFORMAT, why,
 				"%s lists %.200s in %s, which does not hold it", index_name, tensor,
 				name);
@@ -254,7 +254,7 @@ enum m2_err m2_shards_open(
 void m2_shards_finish(struct m2_shards *shards)
 {
 	for (size_t k = 0; k < shards->n_files; k++)
-		m2_safetensors_close(&shards->files[k]);
+		m2_tensor_file_close(&shards->files[k]);
 	free(shards->files);
 	*shards = (struct m2_shards){.files = NULL};
 }

@@ -10,7 +10,7 @@
 #include "model/safetensors.h"
 
 struct m2_shards {
-	struct m2_safetensors **files;
+	struct m2_tensor_file **files;
 	size_t n_files;
 };
 

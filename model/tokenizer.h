@@ -1,11 +1,11 @@
-/* tokenizer.h - text to token ids and back, from a checkpoint's own tokenizer.json.
+/* tokenizer.h - text to token ids and back, from a checkpoint's own tokenizer files.
  *
- * Byte-level BPE (GPT-2's form, as GPT-NeoX and the demo model use it): added tokens split out first,
- * NFC where the file asks for it, GPT-2's pattern (a scanner of our own, equal to the regular
- * expression), bytes mapped to their stand-ins, merges by rank with a heap over a linked list, so that
- * the time is near-linear in the input whatever it holds.  A file that asks for anything else is
- * refused by the name of the part (M2_EUNSUPPORTED).  One difference from the reference library is
- * meant: the text of an added token is literal, never read as stand-ins.
+ * Byte pair encoding in its two families: byte-level (GPT-2's form, as GPT-NeoX and the demo model use
+ * it) and SentencePiece's (Metaspace and byte fallback, as Mistral and Llama use it), from
+ * tokenizer.json, from a SentencePiece .model, or from the keys of a GGUF file.  Added tokens are split
+ * out first, normalisation follows where the file asks for it, words are cut, and merges go by rank or
+ * score with a heap over a linked list, so that the time is near-linear in the input whatever it holds.
+ * A file that asks for anything else is refused by the name of the part (M2_EUNSUPPORTED).
  *
  * Threads: a loaded tokenizer is immutable and may be used from any number of threads.
  */
@@ -20,11 +20,28 @@
 
 struct m2_tokenizer; /* opaque */
 
-/* path: a tokenizer.json, or a directory that holds one. */
+/* path: a tokenizer.json, a SentencePiece .model, a .gguf, or a directory that holds one of them.  In a
+ * directory tokenizer.model.v3, tokenizer.model and *.model go before tokenizer.json (semantics report,
+ * 6.3), unless tokenizer.json knows more ids.  tokenizer_config.json, special_tokens_map.json beside it
+ * say which token ends a text. */
 enum m2_err m2_tokenizer_open(const char *path, struct m2_tokenizer **out, struct m2_why *why);
 enum m2_err m2_tokenizer_parse(const char *json, size_t length, const char *what,
 	struct m2_tokenizer **out, struct m2_why *why);
 void m2_tokenizer_close(struct m2_tokenizer **tokenizer);
+
+/* A SentencePiece model in memory. */
+enum m2_err m2_tokenizer_parse_spm(const void *bytes, size_t length, const char *what,
+	struct m2_tokenizer **out, struct m2_why *why);
+
+/* "byte-level BPE, tokenizer.json": for show and inspect. */
+const char *m2_tokenizer_kind(const struct m2_tokenizer *tokenizer);
+
+/* The ids that begin and end a text as the tokenizer's files say; -1: none. */
+int32_t m2_tokenizer_bos(const struct m2_tokenizer *tokenizer);
+int32_t m2_tokenizer_eos(const struct m2_tokenizer *tokenizer);
+
+/* The id of a special (control) token by its exact text, -1 if there is none. */
+int32_t m2_tokenizer_special(const struct m2_tokenizer *tokenizer, const char *text, size_t length);
 
 /* Largest id + 1. */
 int32_t m2_tokenizer_size(const struct m2_tokenizer *tokenizer);

@@ -252,10 +252,10 @@ static void fill_conv(struct m2_model *m, float *dst, const float *src)
 				src[(size_t)c * (size_t)taps + (size_t)j];
 }
 
-static void fill_a(float *a, size_t n)
+static void fill_a(float *a, size_t n, bool given)
 {
 	for (size_t i = 0; i < n; i++) {
-		const float value = -expf(a[i]);
+		const float value = given ? a[i] : -expf(a[i]);
 		/* Finite, so that the chunked form's differences of sums stay numbers. */
 		a[i] = value < -FLT_MAX ? -FLT_MAX : value;
 	}
@@ -310,7 +310,7 @@ static enum m2_err fill_vector(struct m2_model *m, const struct m2_cpu_layer *la
 		float *dst = vector_of(m, layer, which);
 		m2_dtype_to_f32(dst, src, stored, n);
 		if (which == M2_W_A_LOG)
-			fill_a(dst, n);
+			fill_a(dst, n, m->desc.a_given);
 		return M2_OK;
 	}
 	float *wide = malloc(n * sizeof *wide);
@@ -327,11 +327,12 @@ static enum m2_err load_weight(struct m2_model *m, const struct m2_weight_source
 {
 	const struct m2_cpu_layer *layer = index < 0 ? NULL : &m->layers[index];
 	const enum m2_dtype stored = source->dtype(source->ctx, index, which);
-	const size_t bytes = m2_weight_elements(&m->desc, which) * m2_dtype_bytes(stored);
+	const size_t n = m2_weight_elements(&m->desc, which);
+	const size_t bytes = n * m2_dtype_bytes(stored);
 	void *scratch = malloc(bytes);
 	if (scratch == NULL)
 		return m2_fail(M2_ENOMEM, why, "no memory to read a weight of %zu bytes", bytes);
-	enum m2_err err = source->read(source->ctx, index, which, scratch, bytes, why);
+	enum m2_err err = source->read(source->ctx, index, which, 0, n, scratch, why);
 	if (err == M2_OK && is_matrix(which))
 		m2_matrix_pack(matrix_of(m, layer, which), scratch, stored);
 	else if (err == M2_OK)

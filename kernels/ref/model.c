@@ -113,7 +113,7 @@ static enum m2_err load_weight(struct m2_model *model, const struct m2_weight_so
 	enum m2_err err =
 		dst == NULL || scratch == NULL
 			? m2_fail(M2_ENOMEM, why, "no memory for a weight of %zu bytes", bytes)
-			: source->read(source->ctx, layer, which, scratch, bytes, why);
+			: source->read(source->ctx, layer, which, 0, n, scratch, why);
 	if (err == M2_OK)
 		widen(dst, scratch, stored, is_large(which) ? options->weights : M2_DTYPE_NONE, n);
 	free(scratch);

@@ -26,7 +26,7 @@ void M2_REF(ssm_step)(m2_real *y, m2_real *state, const struct M2_REF(ssm_input)
 		const m2_real *c = in->c + group * N;
 		const m2_real dt = clamp(M2_REF(softplus)(in->dt[h] + w->dt_bias[h]),
 			(m2_real)m->dt_min, (m2_real)m->dt_max);
-		const m2_real a = -real_exp(w->a_log[h]);
+		const m2_real a = m->a_given ? w->a_log[h] : -real_exp(w->a_log[h]);
 		const m2_real decay = real_exp(dt * a);
 
 		for (int32_t p = 0; p < P; p++) {

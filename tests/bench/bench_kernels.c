@@ -50,12 +50,13 @@ static enum m2_dtype weight_dtype(void *ctx, int layer, enum m2_weight which)
 }
 
 /* Small random numbers over and over: cheap to make, and no step overflows. */
-static enum m2_err weight_read(
-	void *ctx, int layer, enum m2_weight which, void *dst, size_t bytes, struct m2_why *why)
+static enum m2_err weight_read(void *ctx, int layer, enum m2_weight which, size_t first, size_t n,
+	void *dst, struct m2_why *why)
 {
 	const struct weights *w = ctx;
 	const enum m2_dtype dtype = weight_dtype(ctx, layer, which);
-	const size_t size = m2_dtype_bytes(dtype), n = bytes / size;
+	const size_t size = m2_dtype_bytes(dtype);
+	(void)first;
 	(void)why;
 	for (size_t done = 0; done < n && done < TABLE; done += TABLE)
 		m2_dtype_from_f32(dst, dtype, w->table, n < TABLE ? n : TABLE);

@@ -89,27 +89,27 @@ static inline double relative_l2(const float *a, const float *b, size_t n)
 
 /* The whole tensor as raw 4-byte values; *count its elements.  NULL if there is none. */
 static inline void *case_tensor(
-	const struct m2_safetensors *file, const char *name, const char *dtype, size_t *count)
+	const struct m2_tensor_file *file, const char *name, const char *dtype, size_t *count)
 {
 	struct m2_why why;
-	const struct m2_tensor *t = m2_safetensors_find(file, name);
+	const struct m2_tensor *t = m2_tensor_file_find(file, name);
 	if (t == NULL)
 		return NULL;
 	assert_string_equal(t->dtype_name, dtype);
 	void *data = malloc((size_t)t->bytes + 1);
 	assert_non_null(data);
-	assert_int_equal(m2_safetensors_read(file, t, data, &why), M2_OK);
+	assert_int_equal(m2_tensor_file_read(file, t, 0, data, (size_t)t->bytes, &why), M2_OK);
 	*count = (size_t)t->bytes / 4;
 	return data;
 }
 
 static inline void case_read_expected(
-	struct case_data *c, const struct m2_safetensors *file, int32_t *norm_groups)
+	struct case_data *c, const struct m2_tensor_file *file, int32_t *norm_groups)
 {
 	size_t n = 0;
 	c->tokens = case_tensor(file, "tokens", "I32", &n);
 	c->n_tokens = (int32_t)n;
-	const struct m2_tensor *logits = m2_safetensors_find(file, "logits");
+	const struct m2_tensor *logits = m2_tensor_file_find(file, "logits");
 	assert_non_null(logits);
 	assert_int_equal(logits->n_dims, 2);
 	c->n_rows = (int32_t)logits->shape[0];
@@ -147,7 +147,7 @@ static inline void case_close(struct case_data *c)
 static inline bool case_open(const struct case_name *name, struct case_data *c)
 {
 	char directory[4096];
-	struct m2_safetensors *file = NULL;
+	struct m2_tensor_file *file = NULL;
 	struct m2_why why = {.text = ""};
 	int32_t norm_groups;
 	const char *shared = getenv("M2_SHARED");
@@ -164,7 +164,7 @@ static inline bool case_open(const struct case_name *name, struct case_data *c)
 		fail_msg("%s: %s", c->words, why.text);
 	close(fd);
 	case_read_expected(c, file, &norm_groups);
-	m2_safetensors_close(&file);
+	m2_tensor_file_close(&file);
 	if (m2_checkpoint_open(directory, norm_groups, &c->checkpoint, &why) != M2_OK)
 		fail_msg("%s: %s", c->words, why.text);
 	c->desc = &m2_checkpoint_config(c->checkpoint)->desc;

@@ -53,7 +53,7 @@ static double *widen(struct case_data *c, int layer, enum m2_weight which)
 	float *narrow = malloc(n * sizeof *narrow);
 	double *wide = doubles(n);
 	assert_true(raw != NULL && narrow != NULL);
-	if (s.read(s.ctx, layer, which, raw, n * m2_dtype_bytes(dtype), &why) != M2_OK)
+	if (s.read(s.ctx, layer, which, 0, n, raw, &why) != M2_OK)
 		fail_msg("%s: %s", c->words, why.text);
 	m2_dtype_to_f32(narrow, raw, dtype, n);
 	for (size_t i = 0; i < n; i++)

@@ -17,7 +17,7 @@ static void require(int holds)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct m2_safetensors *file = NULL;
+	struct m2_tensor_file *file = NULL;
 	struct m2_why why = {.text = ""};
 	if (size < 4)
 		return 0;
@@ -34,11 +34,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	}
 	uint64_t sum = 0;
-	for (size_t i = 0; i < m2_safetensors_count(file); i++) {
-		const struct m2_tensor *t = m2_safetensors_at(file, i);
+	for (size_t i = 0; i < file->count; i++) {
+		const struct m2_tensor *t = &file->tensors[i];
 		int layer;
 		enum m2_weight which;
-		require(m2_safetensors_find(file, t->name) == t);
+		require(m2_tensor_file_find(file, t->name) == t);
 		require(t->begin >= 8 + (size - 2));
 		require(t->begin + t->bytes <= 8 + (size - 2) + bytes);
 		require(t->n_dims >= 0 && t->n_dims <= M2_TENSOR_DIMS);
@@ -47,6 +47,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		sum += t->bytes;
 	}
 	require(sum == bytes);
-	m2_safetensors_close(&file);
+	m2_tensor_file_close(&file);
 	return 0;
 }

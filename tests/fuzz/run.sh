@@ -6,7 +6,7 @@ seconds=${FUZZ_SECONDS:-10}
 n=0
 mkdir -p build/fuzz
 CLANG=${CLANG:-$(command -v clang || true)}
-flags="-std=c17 -D_GNU_SOURCE -DM2_VERSION=\"fuzz\" -I. -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -ffp-contract=off"
+flags="-std=c17 -D_GNU_SOURCE -DM2_VERSION=\"fuzz\" -I. -Ibuild/release/generated -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined -ffp-contract=off"
 can_fuzz() {
 	echo 'int LLVMFuzzerTestOneInput(const char *p, unsigned long n) { (void)p; (void)n; return 0; }' >build/fuzz/probe.c
 	[ -n "$CLANG" ] && "$CLANG" -fsanitize=fuzzer,address build/fuzz/probe.c -o build/fuzz/probe 2>/dev/null
@@ -41,7 +41,7 @@ for source in tests/fuzz/fuzz_*.c; do
 	mkdir -p "$work" "$corpus"
 	# shellcheck disable=SC2046,SC2086
 	if "$CLANG" $flags -fsanitize=fuzzer,address,undefined "$source" build/fuzz/rooms.a build/release/libm2.a \
-		$(pkg-config --libs yaml-0.1 sqlite3 libzmq json-c libsystemd) -lacl -lpcre2-8 -lutf8proc -ldl -lm -pthread \
+		$(pkg-config --libs yaml-0.1 sqlite3 libzmq json-c libsystemd libzip libprotobuf-c libcrypto) -lacl -lpcre2-8 -lutf8proc -ldl -lm -pthread \
 		-o "build/fuzz/$name" 2>"build/fuzz/$name.log" &&
 		"build/fuzz/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
 			-artifact_prefix="build/fuzz/$name-" "$work" "$corpus" >>"build/fuzz/$name.log" 2>&1; then

@@ -200,13 +200,13 @@ static enum m2_dtype broken_dtype(void *ctx, int layer, enum m2_weight which)
 	return which == b->missing ? M2_DTYPE_NONE : random_dtype(&b->model, layer, which);
 }
 
-static enum m2_err broken_read(
-	void *ctx, int layer, enum m2_weight which, void *dst, size_t bytes, struct m2_why *why)
+static enum m2_err broken_read(void *ctx, int layer, enum m2_weight which, size_t first,
+	size_t count, void *dst, struct m2_why *why)
 {
 	struct broken_source *b = ctx;
 	if (b->reads_left-- == 0)
 		return m2_fail(M2_EIO, why, "the disk is gone");
-	return random_read(&b->model, layer, which, dst, bytes, why);
+	return random_read(&b->model, layer, which, first, count, dst, why);
 }
 
 static void fails(const char *backend, struct broken_source *b, enum m2_err expected)

@@ -348,16 +348,16 @@ static void recurrence_and_chunked_form_agree(void **state)
 }
 
 /* A decay that overflows f32 in one token, and dt far above softplus's threshold. */
-static enum m2_err extreme_read(
-	void *ctx, int layer, enum m2_weight which, void *dst, size_t bytes, struct m2_why *why)
+static enum m2_err extreme_read(void *ctx, int layer, enum m2_weight which, size_t first,
+	size_t count, void *dst, struct m2_why *why)
 {
-	const enum m2_err err = random_read(ctx, layer, which, dst, bytes, why);
+	const enum m2_err err = random_read(ctx, layer, which, first, count, dst, why);
 	if (err != M2_OK || (which != M2_W_A_LOG && which != M2_W_DT_BIAS))
 		return err;
 	float *values = dst;
-	for (size_t i = 0; i < bytes / sizeof(float); i++)
-		values[i] = which == M2_W_DT_BIAS ? (i % 2 ? 60.0f : -120.0f)
-						  : (i % 4 < 2 ? 95.0f : -30.0f);
+	for (size_t i = 0; i < count; i++)
+		values[i] = which == M2_W_DT_BIAS ? ((first + i) % 2 ? 60.0f : -120.0f)
+						  : ((first + i) % 4 < 2 ? 95.0f : -30.0f);
 	return M2_OK;
 }
 

@@ -109,17 +109,18 @@ static inline enum m2_dtype random_dtype(void *ctx, int layer, enum m2_weight wh
 	return matrix ? r->matrices : M2_DTYPE_F32;
 }
 
-static inline enum m2_err random_read(
-	void *ctx, int layer, enum m2_weight which, void *dst, size_t bytes, struct m2_why *why)
+static inline enum m2_err random_read(void *ctx, int layer, enum m2_weight which, size_t first,
+	size_t count, void *dst, struct m2_why *why)
 {
 	const struct random_model *r = ctx;
 	const enum m2_dtype dtype = random_dtype(ctx, layer, which);
 	const size_t size = m2_dtype_bytes(dtype), n = m2_weight_elements(&r->desc, which);
 	const uint64_t key = mix64(r->seed ^ mix64((uint64_t)(layer + 1) << 8 | (uint64_t)which));
-	if (bytes != n * size)
-		return m2_fail(M2_EINTERNAL, why, "asked for %zu bytes of %zu", bytes, n * size);
-	for (size_t i = 0; i < n; i++) {
-		const uint64_t bits = mix64(key + i);
+	if (first > n || count > n - first)
+		return m2_fail(M2_EINTERNAL, why, "asked for %zu elements from %zu of %zu", count,
+			first, n);
+	for (size_t i = 0; i < count; i++) {
+		const uint64_t bits = mix64(key + first + i);
 		const float value = random_weight(r, which, bits, bits << 17 | bits >> 47);
 		m2_dtype_from_f32((char *)dst + i * size, dtype, &value, 1);
 	}

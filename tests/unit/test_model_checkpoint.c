@@ -197,7 +197,7 @@ static float first_of(struct m2_checkpoint *c, int layer, enum m2_weight which)
 	float value;
 	unsigned char *data = malloc(bytes + 1);
 	assert_non_null(data);
-	assert_int_equal(s.read(s.ctx, layer, which, data, bytes, &why), M2_OK);
+	assert_int_equal(s.read(s.ctx, layer, which, 0, n, data, &why), M2_OK);
 	m2_dtype_to_f32(&value, data, dtype, 1);
 	free(data);
 	return value;

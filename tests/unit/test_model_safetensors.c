@@ -17,10 +17,10 @@
 /* A header for `bytes` bytes of data; the error it gives. */
 static enum m2_err parse(const char *json, size_t length, uint64_t bytes, struct m2_why *why)
 {
-	struct m2_safetensors *file = NULL;
+	struct m2_tensor_file *file = NULL;
 	const enum m2_err err =
 		m2_safetensors_parse_header(json, length, bytes, "x.safetensors", &file, why);
-	m2_safetensors_close(&file);
+	m2_tensor_file_close(&file);
 	return err;
 }
 
@@ -183,7 +183,7 @@ static int remove_directory(void **state)
 
 /* Write a file f.safetensors, open it, and remove it. */
 static enum m2_err open_bytes(const char *directory, const void *bytes, size_t n,
-	struct m2_safetensors **file, struct m2_why *why)
+	struct m2_tensor_file **file, struct m2_why *why)
 {
 	const int dirfd = open(directory, O_RDONLY | O_DIRECTORY);
 	const int fd = openat(dirfd, "f.safetensors", O_WRONLY | O_CREAT | O_EXCL, 0600);
@@ -213,23 +213,23 @@ static void a_file_gives_its_tensors_bytes(void **state)
 		"{\"b\":" T("F32", "[1]", 4, 8) ",\"a\":" T("U8", "[4]", 0, 4) "}";
 	unsigned char bytes[512];
 	unsigned char got[4];
-	struct m2_safetensors *file = NULL;
+	struct m2_tensor_file *file = NULL;
 	struct m2_why why = {.text = ""};
 	const size_t n = compose(bytes, strlen(json), json, "wxyz1234", 8);
 	assert_int_equal(open_bytes(*state, bytes, n, &file, &why), M2_OK);
-	assert_int_equal(m2_safetensors_count(file), 2);
-	assert_string_equal(m2_safetensors_at(file, 0)->name, "a");
-	const struct m2_tensor *b = m2_safetensors_find(file, "b");
+	assert_int_equal(file->count, 2);
+	assert_string_equal(file->tensors[0].name, "a");
+	const struct m2_tensor *b = m2_tensor_file_find(file, "b");
 	assert_non_null(b);
 	assert_int_equal(b->dtype, M2_DTYPE_F32);
 	assert_int_equal(b->begin, 8 + strlen(json) + 4);
-	assert_int_equal(m2_safetensors_read(file, b, got, &why), M2_OK);
+	assert_int_equal(m2_tensor_file_read(file, b, 0, got, (size_t)b->bytes, &why), M2_OK);
 	assert_memory_equal(got, "1234", 4);
-	assert_null(m2_safetensors_find(file, "c"));
-	const struct m2_tensor *a = m2_safetensors_find(file, "a");
+	assert_null(m2_tensor_file_find(file, "c"));
+	const struct m2_tensor *a = m2_tensor_file_find(file, "a");
 	assert_int_equal(a->dtype, M2_DTYPE_NONE);
 	assert_string_equal(a->dtype_name, "U8");
-	m2_safetensors_close(&file);
+	m2_tensor_file_close(&file);
 	assert_null(file);
 }
 
@@ -253,7 +253,7 @@ static void a_file_that_is_cut_or_lies_about_its_header_is_refused(void **state)
 	};
 	unsigned char bytes[512];
 	for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
-		struct m2_safetensors *file = NULL;
+		struct m2_tensor_file *file = NULL;
 		struct m2_why why = {.text = ""};
 		size_t n = compose(bytes, files[i].length, json, "1234", 4);
 		n = files[i].keep > 0 ? files[i].keep : n;
@@ -270,7 +270,7 @@ static void a_file_that_shrinks_while_open_is_an_error_not_a_signal(void **state
 	static const char json[] = "{\"a\":" T("F32", "[1]", 0, 4) "}";
 	unsigned char bytes[512];
 	unsigned char got[4];
-	struct m2_safetensors *file = NULL;
+	struct m2_tensor_file *file = NULL;
 	struct m2_why why = {.text = ""};
 	const size_t n = compose(bytes, strlen(json), json, "1234", 4);
 	const int dirfd = open(*state, O_RDONLY | O_DIRECTORY);
@@ -278,9 +278,11 @@ static void a_file_that_shrinks_while_open_is_an_error_not_a_signal(void **state
 	assert_int_equal(write(fd, bytes, n), (ssize_t)n);
 	assert_int_equal(m2_safetensors_open(dirfd, "g", &file, &why), M2_OK);
 	assert_int_equal(ftruncate(fd, 12), 0);
-	assert_int_equal(m2_safetensors_read(file, m2_safetensors_at(file, 0), got, &why), M2_EIO);
+	assert_int_equal(m2_tensor_file_read(file, &file->tensors[0], 0, got,
+				 (size_t)file->tensors[0].bytes, &why),
+		M2_EIO);
 	assert_non_null(strstr(why.text, "became shorter"));
-	m2_safetensors_close(&file);
+	m2_tensor_file_close(&file);
 	assert_int_equal(unlinkat(dirfd, "g", 0), 0);
 	close(fd);
 	close(dirfd);
@@ -288,7 +290,7 @@ static void a_file_that_shrinks_while_open_is_an_error_not_a_signal(void **state
 
 static void only_regular_files_are_opened_and_a_fifo_is_not_waited_for(void **state)
 {
-	struct m2_safetensors *file = NULL;
+	struct m2_tensor_file *file = NULL;
 	struct m2_why why = {.text = ""};
 	const int dirfd = open(*state, O_RDONLY | O_DIRECTORY);
 	assert_int_equal(mkfifoat(dirfd, "p", 0600), 0);
