@@ -49,7 +49,7 @@ $(B)/generated/%.pb-c.c $(B)/generated/%.pb-c.h: %.proto | check-packages
 generated := $(B)/generated/model/sentencepiece.pb-c
 $(generated).o: $(generated).c
 	$(Q)$(CC) $(cppflags) $(cflags) -w $(CFLAGS) -c $< -o $@
-$(B)/model/%.o: $(generated).h
+$(call objects,$(wildcard model/*.c)): $(generated).h
 
 $(B)/libm2.a: $(call objects,$(rooms)) $(generated).o
 	@rm -f $@

@@ -88,3 +88,14 @@ enum m2_err m2_fail_field(
 	va_end(args);
 	return err;
 }
+
+enum m2_err m2_fail_within(enum m2_err err, struct m2_why *why, const char *what)
+{
+	if (err == M2_OK || why == NULL || strstr(why->text, what) != NULL)
+		return err;
+	char field[sizeof why->field];
+	char text[sizeof why->text];
+	memcpy(field, why->field, sizeof field);
+	memcpy(text, why->text, sizeof text);
+	return m2_fail_field(err, why, field, "%s: %s", what, text);
+}

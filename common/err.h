@@ -43,4 +43,8 @@ enum m2_err m2_fail(enum m2_err err, struct m2_why *why, const char *fmt, ...)
 enum m2_err m2_fail_field(enum m2_err err, struct m2_why *why, const char *field, const char *fmt,
 	...) __attribute__((format(printf, 4, 5)));
 
+/* Put "what: " in front of a sentence that does not name it yet: for what readers of parts, who do not
+ * know the file, have said.  Returns err; M2_OK changes nothing. */
+enum m2_err m2_fail_within(enum m2_err err, struct m2_why *why, const char *what);
+
 #endif

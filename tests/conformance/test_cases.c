@@ -1,13 +1,15 @@
 /* test_cases.c - every backend against every stored case.
  *
  * Logits at every stored position, the greedy continuation and the final states must be those of the
- * float64 reference, with f32 weights, however the prompt is cut.  A backend that this build or this
- * machine cannot give is skipped by name.
+ * float64 reference, with weights f32 and with weights as stored, however the prompt is cut.  A backend
+ * that this build or this machine cannot give is skipped by name.
  */
 #include "tests/conformance/cases.h"
 
 static const int32_t spans[] = {0 /* all at once */, 1, 7, 64, 256};
-enum { N_SPANS = sizeof spans / sizeof *spans };
+/* With weights as stored one cut will do: the prompt is one span and the greedy continuation single
+ * tokens, which are the two ways in which a weight is read. */
+enum { N_SPANS = sizeof spans / sizeof *spans, N_SPANS_STORED = 1 };
 
 /* One model on one backend. */
 struct bench {
@@ -22,11 +24,11 @@ static void must(enum m2_err err, const struct m2_why *why, const struct case_da
 		fail_msg("%s: %s", c->words, why->text);
 }
 
-static void load(struct bench *b, struct case_data *c)
+static void load(struct bench *b, struct case_data *c, enum m2_dtype weights)
 {
 	struct m2_why why = {.text = ""};
 	const struct m2_weight_source source = m2_checkpoint_source(c->checkpoint);
-	const struct m2_load_options options = {.weights = M2_DTYPE_F32,
+	const struct m2_load_options options = {.weights = weights,
 		.state = M2_DTYPE_F32,
 		.slots = 1,
 		.max_tokens = c->n_tokens,
@@ -133,22 +135,25 @@ static void run_span(struct bench *b, const struct case_data *c, int32_t span, f
 	expect_greedy(b, c, logits + (size_t)(c->n_tokens - 1) * v);
 }
 
-static void run_case(const struct m2_backend *backend, const char *isa, struct case_data *c)
+static void run_case(const struct m2_backend *backend, const char *isa, struct case_data *c,
+	enum m2_dtype weights, size_t n_spans)
 {
 	struct bench b = {.backend = backend};
 	struct m2_why why = {.text = ""};
 	const struct m2_device_options options = {.threads = 2, .isa = isa};
 	must(backend->open(&options, &b.device, &why), &why, c);
-	load(&b, c);
+	load(&b, c, weights);
 	float *logits = malloc((size_t)c->n_tokens * (size_t)c->desc->vocab_rows * sizeof *logits);
 	assert_non_null(logits);
 	struct distances worst = {.logits = 0.0};
-	for (size_t i = 0; i < N_SPANS; i++)
+	for (size_t i = 0; i < n_spans; i++)
 		run_span(&b, c, spans[i], logits, &worst);
 	free(logits);
-	print_message("%s %s, %s, %d cuts: logits <= %.1e (one row %.1e), ssm %.1e, conv %.1e\n",
-		backend->name, isa, c->words, (int)N_SPANS, worst.logits, worst.row, worst.ssm,
-		worst.conv);
+	print_message("%s %s, %s, weights %s, %zu cut(s): logits <= %.1e (one row %.1e), ssm %.1e, "
+		      "conv %.1e\n",
+		backend->name, isa, c->words,
+		weights == M2_DTYPE_NONE ? "as stored" : m2_dtype_name(weights), n_spans,
+		worst.logits, worst.row, worst.ssm, worst.conv);
 	backend->unload(&b.model);
 	backend->close(&b.device);
 }
@@ -171,7 +176,8 @@ static void run_all(const char *name, const char *isa)
 		struct case_data c;
 		if (!case_open(&case_names[i], &c))
 			continue;
-		run_case(backend, isa, &c);
+		run_case(backend, isa, &c, M2_DTYPE_F32, N_SPANS);
+		run_case(backend, isa, &c, M2_DTYPE_NONE, N_SPANS_STORED);
 		case_close(&c);
 		run++;
 	}

@@ -43,8 +43,9 @@ def build(directory, file, text, mistaken):
     if text not in old:
         raise RuntimeError(f"kernels/ref/{file} no longer contains {text!r}")
     (copy / file).write_text(old.replace(text, mistaken) if text else old, encoding="utf-8")
-    libraries = subprocess.run(["pkg-config", "--libs", "json-c", "yaml-0.1", "sqlite3", "libzmq", "libsystemd"],
-                               capture_output=True, text=True, check=True).stdout.split()
+    packages = ["json-c", "yaml-0.1", "sqlite3", "libzmq", "libsystemd", "libzip", "libprotobuf-c", "libcrypto"]
+    libraries = subprocess.run(["pkg-config", "--libs", *packages], capture_output=True, text=True,
+                               check=True).stdout.split()
     program = directory / "test_cases"
     subprocess.run([os.environ.get("CC", "cc"), "-std=c17", "-D_GNU_SOURCE", "-O2", "-ffp-contract=off", "-w",
                     f"-I{directory}", f"-I{ROOT}", *map(str, sorted(copy.glob("*.c"))),
