@@ -1,5 +1,5 @@
 # make install [DESTDIR=...] [PREFIX=/usr/local]: programs, library, header, pkg-config file, unit,
-# configuration and the demo model.  Writes under DESTDIR only; starts and enables nothing.
+# configuration, the demo model, and the zoo as examples.  Writes under DESTDIR only; starts and enables nothing.
 BINDIR := $(PREFIX)/bin
 LIBDIR := $(PREFIX)/lib
 INCDIR := $(PREFIX)/include
@@ -14,7 +14,7 @@ demo_files := config.json model.safetensors tokenizer.json LICENSE README.md
 
 install: all
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(LIBDIR)/pkgconfig $(DESTDIR)$(INCDIR) \
-		$(DESTDIR)$(SHAREDIR)/demo $(DESTDIR)$(DOCDIR) $(DESTDIR)$(UNITDIR) \
+		$(DESTDIR)$(SHAREDIR)/demo $(DESTDIR)$(DOCDIR)/zoo/fla-default $(DESTDIR)$(UNITDIR) \
 		$(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) \
 		$(DESTDIR)$(SYSCONFDIR)/mamba2d/variants
 	install -m 755 $(B)/mamba2d $(B)/mamba2ctl $(DESTDIR)$(BINDIR)/
@@ -27,6 +27,8 @@ install: all
 	install -m 644 client/mamba2.h $(DESTDIR)$(INCDIR)/
 	install -m 644 README.md LICENSE common/PROTOCOL.md $(DESTDIR)$(DOCDIR)/
 	install -m 644 configs/reference.yaml $(DESTDIR)$(DOCDIR)/
+	install -m 644 configs/zoo/README.md $(sort $(wildcard configs/zoo/*.yaml)) $(DESTDIR)$(DOCDIR)/zoo/
+	install -m 644 configs/zoo/fla-default/config.json $(DESTDIR)$(DOCDIR)/zoo/fla-default/
 	install -m 644 $(addprefix configs/demo/,$(demo_files)) $(DESTDIR)$(SHAREDIR)/demo/
 	install -m 644 systemd/mamba2d.sysusers $(DESTDIR)$(SYSUSERSDIR)/mamba2d.conf
 	install -m 644 systemd/mamba2d.tmpfiles $(DESTDIR)$(TMPFILESDIR)/mamba2d.conf

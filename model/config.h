@@ -43,12 +43,13 @@ struct m2_model_config {
 	const char *corrections[4];
 };
 
-/* text: config.json or params.json.  norm_groups: the variant's override, 0 for the dialect's own (= n_groups).
- * Errors: EFORMAT (no JSON), EINVAL (a field), EUNSUPPORTED. */
+/* text: config.json or params.json.  norm_groups: the variant's override, 0 for the dialect's own
+ * (= n_groups).  Errors: EFORMAT (no JSON), EINVAL (a field), EUNSUPPORTED. */
 enum m2_err m2_model_config_parse(const char *text, size_t length, int32_t norm_groups,
 	struct m2_model_config *out, struct m2_why *why);
 
-/* eos_token_id (number or array) of generation_config.json, if it has one. */
+/* eos_token_id (number or array) of generation_config.json, if it has one.  A file that repeats what was
+ * corrected in config changes nothing; nor does one that is refused (as above). */
 enum m2_err m2_model_config_generation(
 	const char *text, size_t length, struct m2_model_config *config, struct m2_why *why);
 

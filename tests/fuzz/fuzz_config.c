@@ -24,6 +24,10 @@ static void check(const struct m2_model_config *c)
 	require(c->n_eos >= 0 && c->n_eos <= 16);
 	for (int32_t i = 0; i < c->n_eos; i++)
 		require(c->eos_token_ids[i] >= 0 && c->eos_token_ids[i] < c->vocab_size);
+	require(c->pad_token_id >= -1 && c->pad_token_id < c->vocab_size);
+	require(c->n_corrections >= 0 && c->n_corrections <= 4);
+	for (int32_t i = 0; i < c->n_corrections; i++)
+		require(c->corrections[i] != NULL && c->corrections[i][0] != '\0');
 	for (int w = 0; w < M2_W_COUNT; w++) {
 		int64_t shape[2];
 		const int n = m2_tensor_wanted_shape(&c->desc, (enum m2_weight)w, shape);

@@ -1,4 +1,5 @@
-/* test_model_config.c - the three dialects, what they leave out, and every refusal by name. */
+/* test_model_config.c - the dialects, what they leave out, and every refusal by name.
+ * The published files themselves: test_model_published.c. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -109,7 +110,10 @@ static void mamba_ssm_takes_its_defaults(void **state)
 	assert_int_equal(c.desc.n_groups, 1);
 	assert_true(c.desc.tied_head);
 	assert_int_equal(c.desc.d_mlp, 0);
-	assert_int_equal(c.n_eos, 0);
+	/* the size of GPT-NeoX's vocabulary, and no ids: its own */
+	assert_int_equal(c.n_eos, 1);
+	assert_int_equal(c.eos_token_ids[0], 0);
+	assert_int_equal(c.n_corrections, 1);
 }
 
 static void mamba_ssm_splits_off_the_mlp(void **state)
@@ -160,6 +164,9 @@ static void a_file_that_contradicts_itself_is_refused(void **state)
 {
 	(void)state;
 	refuse("{" FLA ",\"layer_norm_epsilon\":1e-5}", M2_EINVAL, "norm_eps", "ambiguous");
+	refuse("{" FLA ",\"dt_limit\":[0,1],\"time_step_limit\":[0,1]}", M2_EINVAL, "dt_limit",
+		"ambiguous");
+	refuse("{" HF ",\"mamba2_head_dim\":16}", M2_EINVAL, "mamba2_head_dim", "ambiguous");
 	refuse("{" FLA_SHAPE "}", M2_EINVAL, "layer_norm_epsilon", "cannot be told");
 	refuse("{" HF ",\"expand\":4}", M2_EINVAL, "num_heads", "16");
 	refuse("{" FLA ",\"expand\":0.3}", M2_EINVAL, "head_dim", "no multiple");
@@ -187,6 +194,48 @@ static const char *with(const char *text, const char *key, const char *value)
 	const size_t skip = strcspn(begin, ",}");
 	(void)snprintf(out, sizeof out, "%.*s%s%s", (int)(begin - text), text, value, begin + skip);
 	return out;
+}
+
+#define PADDED                                                                                     \
+	"\"d_model\":64,\"n_layer\":2,\"vocab_size\":100,\"pad_vocab_size_multiple\":16,"          \
+	"\"ssm_cfg\":{\"layer\":\"Mamba2\"}"
+
+static void an_id_of_the_padding_is_an_error_that_says_so(void **state)
+{
+	static const char eos[] = "{\"eos_token_id\":[1,111]}";
+	struct m2_model_config c = accept("{" PADDED ",\"eos_token_id\":99,\"pad_token_id\":-1}");
+	struct m2_why why;
+	(void)state;
+	assert_int_equal(c.desc.vocab_rows, 112);
+	refuse("{" PADDED ",\"eos_token_id\":100}", M2_EINVAL, "eos_token_id", "are padding");
+	refuse("{" PADDED ",\"bos_token_id\":111}", M2_EINVAL, "bos_token_id", "are padding");
+	refuse("{" PADDED ",\"pad_token_id\":112}", M2_EINVAL, "pad_token_id", "are 100 tokens");
+	assert_int_equal(m2_model_config_generation(eos, strlen(eos), &c, &why), M2_EINVAL);
+	assert_non_null(strstr(why.text, "generation_config.json: eos_token_id is 111"));
+	/* and the file that was refused has changed nothing */
+	assert_int_equal(c.n_eos, 1);
+	assert_int_equal(c.eos_token_ids[0], 99);
+}
+
+static void params_json_takes_mamba_ssms_defaults(void **state)
+{
+	(void)state;
+	const struct m2_model_config c = accept("{\"dim\":256,\"n_layers\":2,\"vocab_size\":100,"
+						"\"n_groups\":4}");
+	assert_int_equal(c.dialect, M2_DIALECT_MISTRAL);
+	assert_int_equal(c.desc.n_heads, 8);
+	assert_int_equal(c.desc.head_dim, 64);
+	assert_int_equal(c.desc.state_size, 128);
+	assert_int_equal(c.desc.conv_kernel, 4);
+	assert_int_equal(c.desc.vocab_rows, 100);
+	assert_true(c.desc.conv_bias && c.desc.gated_norm && isinf(c.desc.dt_max));
+	assert_false(c.desc.tied_head || c.desc.proj_bias || c.desc.norm_before_gate);
+	assert_int_equal(c.n_eos, 0); /* another vocabulary than Mistral's */
+	refuse("{\"dim\":256,\"n_layers\":2,\"vocab_size\":100}", M2_EINVAL, "n_groups",
+		"not assumed");
+	refuse("{\"dim\":256,\"n_layers\":2,\"vocab_size\":100,\"n_groups\":4,"
+	       "\"rms_norm\":false}",
+		M2_EUNSUPPORTED, "rms_norm", "LayerNorm");
 }
 
 static void every_bound_holds(void **state)
@@ -244,8 +293,7 @@ static void relatives_are_refused_by_name(void **state)
 		{"{" SSM ",\"attn_layer_idx\":[9,18]}", "attn_layer_idx", "attention"},
 		{"{" SSM ",\"d_intermediate\":128}", "d_intermediate", "MLP"},
 		{"{" SSM ",\"rms_norm\":false}", "rms_norm", "LayerNorm"},
-		{"{\"dim\":4096,\"n_layers\":64,\"n_groups\":8}", "dim", "Mistral"},
-		{"{" HF ",\"mamba2_num_heads\":32}", "mamba2_num_heads", "OuteAI"},
+		{"{\"dim\":4096,\"n_layers\":64,\"hidden_dim\":8}", "hidden_dim", "transformer"},
 		{"{" HF ",\"attention_layers_idx\":[1]}", "attention_layers_idx", "hybrid"},
 		{"{" HF ",\"layer_types\":[\"mamba\",\"attention\"]}", "layer_types", "hybrid"},
 		{"{" HF ",\"layers_block_type\":[1]}", "layers_block_type", "hybrid"},
@@ -311,6 +359,8 @@ int main(void)
 		cmocka_unit_test(numbers_are_read_in_every_spelling_in_use),
 		cmocka_unit_test(a_shape_that_no_tensor_confirms_is_never_assumed),
 		cmocka_unit_test(a_file_that_contradicts_itself_is_refused),
+		cmocka_unit_test(an_id_of_the_padding_is_an_error_that_says_so),
+		cmocka_unit_test(params_json_takes_mamba_ssms_defaults),
 		cmocka_unit_test(every_bound_holds),
 		cmocka_unit_test(relatives_are_refused_by_name),
 		cmocka_unit_test(norm_groups_can_be_overridden),
