@@ -31,7 +31,8 @@ enum m2_err m2_added_set_init(struct m2_added_set *set, const struct m2_added_to
 	if (set->tokens == NULL)
 		return m2_fail(M2_ENOMEM, why, "out of memory for the added tokens");
 	for (size_t i = 0; i < count; i++) {
-		if (tokens[i].normalized != normalized || (tokens[i].special && !specials))
+		if (tokens[i].normalized != normalized || (tokens[i].special && !specials) ||
+			tokens[i].length == 0) /* nothing is left of it after normalisation */
 			continue;
 		set->tokens[set->count++] = &tokens[i];
 		set->first_byte[(unsigned char)tokens[i].text[0]] = true;
@@ -63,12 +64,14 @@ static size_t lower_bound(
 	return lo;
 }
 
-static const struct m2_added_token *longest_at(
+const struct m2_added_token *m2_added_set_prefix(
 	const struct m2_added_set *set, const char *text, size_t length)
 {
 	const struct m2_added_token *best = NULL;
 	size_t lo = 0;
 	size_t hi = set->count;
+	if (length == 0 || !set->first_byte[(unsigned char)text[0]])
+		return NULL;
 	for (size_t depth = 0; depth < length && lo < hi; depth++) {
 		const int byte = (unsigned char)text[depth];
 		lo = lower_bound(set, lo, hi, depth, byte);
@@ -119,9 +122,7 @@ const struct m2_added_token *m2_added_set_find(const struct m2_added_set *set, c
 	size_t length, size_t from, size_t *start, size_t *end)
 {
 	for (size_t at = from; at < length; at++) {
-		if (!set->first_byte[(unsigned char)text[at]])
-			continue;
-		const struct m2_added_token *t = longest_at(set, text + at, length - at);
+		const struct m2_added_token *t = m2_added_set_prefix(set, text + at, length - at);
 		if (t == NULL)
 			continue;
 		if (t->single_word && !stands_alone(text, length, at, at + t->length)) {

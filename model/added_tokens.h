@@ -39,4 +39,8 @@ void m2_added_set_finish(struct m2_added_set *set); /* safe on zeroed memory */
 const struct m2_added_token *m2_added_set_find(const struct m2_added_set *set, const char *text,
 	size_t length, size_t from, size_t *start, size_t *end);
 
+/* The longest token that the text begins with, NULL for none. */
+const struct m2_added_token *m2_added_set_prefix(
+	const struct m2_added_set *set, const char *text, size_t length);
+
 #endif

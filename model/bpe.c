@@ -29,58 +29,79 @@ static struct m2_bpe_pair *slot_of(const struct m2_bpe *bpe, uint64_t key)
 
 enum m2_err m2_bpe_init(struct m2_bpe *bpe, size_t n_merges, struct m2_why *why)
 {
-	bpe->n_slots = 16;
-	while (bpe->n_slots < 2 * n_merges)
-		bpe->n_slots *= 2;
-	bpe->pairs = calloc(bpe->n_slots, sizeof *bpe->pairs);
+	size_t n_slots = 16;
+	while (n_slots < 2 * n_merges)
+		n_slots *= 2;
+	bpe->count = 0;
+	bpe->pairs = calloc(n_slots, sizeof *bpe->pairs);
 	if (bpe->pairs == NULL)
 		return m2_fail(M2_ENOMEM, why, "out of memory for %zu merges", n_merges);
+	bpe->n_slots = n_slots;
 	for (size_t i = 0; i < bpe->n_slots; i++)
 		bpe->pairs[i].result = -1;
-	for (size_t i = 0; i < 256; i++)
-		bpe->byte_ids[i] = -1;
 	return M2_OK;
 }
 
 void m2_bpe_finish(struct m2_bpe *bpe)
 {
 	free(bpe->pairs);
-	bpe->pairs = NULL;
-	bpe->n_slots = 0;
+	*bpe = (struct m2_bpe){.n_slots = 0};
 }
 
-void m2_bpe_add(struct m2_bpe *bpe, int32_t left, int32_t right, uint32_t rank, int32_t result)
+static enum m2_err grow(struct m2_bpe *bpe, struct m2_why *why)
+{
+	struct m2_bpe larger;
+	const enum m2_err err = m2_bpe_init(&larger, bpe->n_slots, why);
+	if (err != M2_OK)
+		return err;
+	for (size_t i = 0; i < bpe->n_slots; i++)
+		if (bpe->pairs[i].result >= 0)
+			*slot_of(&larger, bpe->pairs[i].key) = bpe->pairs[i];
+	larger.count = bpe->count;
+	free(bpe->pairs);
+	*bpe = larger;
+	return M2_OK;
+}
+
+enum m2_err m2_bpe_add(struct m2_bpe *bpe, int32_t left, int32_t right, uint32_t rank,
+	int32_t result, struct m2_why *why)
 {
 	assert(result >= 0);
+	if (2 * (bpe->count + 1) > bpe->n_slots) {
+		const enum m2_err err = grow(bpe, why);
+		if (err != M2_OK)
+			return err;
+	}
 	const uint64_t key = pair_key(left, right);
-	*slot_of(bpe, key) = (struct m2_bpe_pair){.key = key, .rank = rank, .result = result};
+	struct m2_bpe_pair *slot = slot_of(bpe, key);
+	bpe->count += slot->result < 0;
+	*slot = (struct m2_bpe_pair){.key = key, .rank = rank, .result = result};
+	return M2_OK;
 }
 
 void m2_bpe_scratch_finish(struct m2_bpe_scratch *s)
 {
-	free(s->ids);
-	free(s->next);
-	free(s->prev);
+	free(s->symbols);
 	free(s->heap);
-	*s = (struct m2_bpe_scratch){.cap = 0};
+	s->symbols = NULL;
+	s->heap = NULL;
+	s->cap = 0;
 }
 
-static enum m2_err reserve(struct m2_bpe_scratch *s, size_t n, struct m2_why *why)
+enum m2_err m2_bpe_reserve(struct m2_bpe_scratch *s, size_t n, struct m2_why *why)
 {
 	if (n <= s->cap)
 		return M2_OK;
 	if (n > MAX_WORD)
-		return m2_fail(M2_ELIMIT, why, "a word of %zu bytes, more than %d", n, MAX_WORD);
+		return m2_fail(M2_ELIMIT, why, "a word of %zu symbols, more than %d", n, MAX_WORD);
 	const size_t cap = n < 64 ? 64 : n + n / 4;
 	m2_bpe_scratch_finish(s);
-	s->ids = malloc(cap * sizeof *s->ids);
-	s->next = malloc(cap * sizeof *s->next);
-	s->prev = malloc(cap * sizeof *s->prev);
+	s->symbols = malloc(cap * sizeof *s->symbols);
 	/* one entry per neighbouring pair at first; each merge takes one and puts at most two */
 	s->heap = malloc(2 * cap * sizeof *s->heap);
-	if (s->ids == NULL || s->next == NULL || s->prev == NULL || s->heap == NULL) {
+	if (s->symbols == NULL || s->heap == NULL) {
 		m2_bpe_scratch_finish(s);
-		return m2_fail(M2_ENOMEM, why, "out of memory for a word of %zu bytes", n);
+		return m2_fail(M2_ENOMEM, why, "out of memory for a word of %zu symbols", n);
 	}
 	s->cap = cap;
 	return M2_OK;
@@ -119,47 +140,46 @@ static uint64_t heap_pop(uint64_t *heap, size_t *n)
 /* Put the pair that begins at `at` on the heap, if it can merge. */
 static void offer(const struct m2_bpe *bpe, struct m2_bpe_scratch *s, size_t *n_heap, int32_t at)
 {
-	if (at < 0 || s->next[at] < 0)
+	if (at < 0 || s->symbols[at].next < 0)
 		return;
-	const struct m2_bpe_pair *pair = slot_of(bpe, pair_key(s->ids[at], s->ids[s->next[at]]));
-	if (pair->result >= 0)
-		heap_push(s->heap, n_heap, (uint64_t)pair->rank << 32 | (uint32_t)at);
+	const int32_t left = s->symbols[at].id;
+	const int32_t right = s->symbols[s->symbols[at].next].id;
+	const struct m2_bpe_pair *pair = slot_of(bpe, pair_key(left, right));
+	if (pair->result < 0)
+		return;
+	heap_push(s->heap, n_heap, (uint64_t)pair->rank << 32 | (uint32_t)at);
+	if (s->made_of != NULL) {
+		s->made_of[pair->result][0] = left;
+		s->made_of[pair->result][1] = right;
+	}
 }
 
-enum m2_err m2_bpe_merge(const struct m2_bpe *bpe, const unsigned char *word, size_t n,
-	struct m2_bpe_scratch *s, struct m2_why *why)
+void m2_bpe_merge(const struct m2_bpe *bpe, struct m2_bpe_scratch *s, size_t n)
 {
-	const enum m2_err err = reserve(s, n, why);
-	if (err != M2_OK)
-		return err;
+	struct m2_bpe_symbol *symbols = s->symbols;
 	size_t n_heap = 0;
 	for (size_t i = 0; i < n; i++) {
-		s->ids[i] = bpe->byte_ids[word[i]];
-		s->prev[i] = (int32_t)i - 1;
-		s->next[i] = i + 1 < n ? (int32_t)i + 1 : -1;
-		if (s->ids[i] < 0)
-			return m2_fail(M2_EINVAL, why,
-				"the tokenizer has no token for the byte 0x%02x of the text",
-				word[i]);
+		symbols[i].prev = (int32_t)i - 1;
+		symbols[i].next = i + 1 < n ? (int32_t)i + 1 : -1;
 	}
 	for (size_t i = 0; i < n; i++)
 		offer(bpe, s, &n_heap, (int32_t)i);
 	while (n_heap > 0) {
 		const uint64_t entry = heap_pop(s->heap, &n_heap);
 		const int32_t at = (int32_t)(uint32_t)entry;
-		const int32_t right = s->ids[at] < 0 ? -1 : s->next[at];
+		const int32_t right = symbols[at].id < 0 ? -1 : symbols[at].next;
 		if (right < 0)
 			continue;
-		const struct m2_bpe_pair *pair = slot_of(bpe, pair_key(s->ids[at], s->ids[right]));
+		const struct m2_bpe_pair *pair =
+			slot_of(bpe, pair_key(symbols[at].id, symbols[right].id));
 		if (pair->result < 0 || pair->rank != entry >> 32)
 			continue;
-		s->ids[at] = pair->result;
-		s->ids[right] = -1;
-		s->next[at] = s->next[right];
-		if (s->next[at] >= 0)
-			s->prev[s->next[at]] = at;
-		offer(bpe, s, &n_heap, s->prev[at]);
+		symbols[at].id = pair->result;
+		symbols[right].id = -1;
+		symbols[at].next = symbols[right].next;
+		if (symbols[at].next >= 0)
+			symbols[symbols[at].next].prev = at;
+		offer(bpe, s, &n_heap, symbols[at].prev);
 		offer(bpe, s, &n_heap, at);
 	}
-	return M2_OK;
 }

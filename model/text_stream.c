@@ -12,68 +12,107 @@
 
 static const char replacement[3] = {'\xef', '\xbf', '\xbd'}; /* U+FFFD */
 
-int32_t m2_tokenizer_size(const struct m2_tokenizer *tokenizer)
+struct m2_text_stream m2_text_stream_after(const struct m2_tokenizer *tokenizer, int32_t last)
 {
-	return tokenizer->size;
+	return (struct m2_text_stream){
+		.continues = last >= 0 && !m2_tokenizer_is_special(tokenizer, last)};
 }
 
-const unsigned char *m2_tokenizer_bytes(
-	const struct m2_tokenizer *tokenizer, int32_t id, size_t *length)
+/* One byte can end a character, or prove what was held invalid and begin another. */
+static size_t push_byte(struct m2_text_stream *stream, unsigned char byte, char *out)
 {
-	if (id < 0 || id >= tokenizer->size) {
-		*length = 0;
-		return tokenizer->bytes;
-	}
-	*length = tokenizer->tokens[id].length;
-	return tokenizer->bytes + tokenizer->tokens[id].at;
-}
-
-bool m2_tokenizer_is_special(const struct m2_tokenizer *tokenizer, int32_t id)
-{
-	return id >= 0 && id < tokenizer->size && tokenizer->tokens[id].special;
-}
-
-size_t m2_tokenizer_max_text(const struct m2_tokenizer *tokenizer)
-{
-	return tokenizer->max_text;
-}
-
-size_t m2_text_stream_push(struct m2_text_stream *stream, const struct m2_tokenizer *tokenizer,
-	int32_t id, bool skip_special, char *out)
-{
-	size_t length;
 	size_t written = 0;
-	const unsigned char *bytes = m2_tokenizer_bytes(tokenizer, id, &length);
-	if (skip_special && m2_tokenizer_is_special(tokenizer, id))
-		return 0;
-	for (size_t i = 0; i < length; i++) {
-		stream->held[stream->n_held++] = bytes[i];
-		/* one byte can end a character, or prove what was held invalid and begin another */
-		while (stream->n_held > 0) {
-			uint32_t code;
-			const int n = m2_utf8_decode(stream->held, stream->n_held, &code);
-			if (n == 0)
-				break;
-			const size_t used = (size_t)(n > 0 ? n : -n);
-			const size_t size = n > 0 ? used : sizeof replacement;
-			memcpy(out + written, n > 0 ? (const char *)stream->held : replacement,
-				size);
-			written += size;
-			stream->n_held = (uint8_t)(stream->n_held - used);
-			memmove(stream->held, stream->held + used, stream->n_held);
-		}
+	stream->held[stream->n_held++] = byte;
+	while (stream->n_held > 0) {
+		uint32_t code;
+		const int n = m2_utf8_decode(stream->held, stream->n_held, &code);
+		if (n == 0)
+			break;
+		/* bytes that are tokens are replaced one by one */
+		const size_t used = (size_t)(n > 0 ? n : stream->in_bytes ? 1 : -n);
+		const size_t size = n > 0 ? used : sizeof replacement;
+		memcpy(out + written, n > 0 ? (const char *)stream->held : replacement, size);
+		written += size;
+		stream->n_held = (uint8_t)(stream->n_held - used);
+		memmove(stream->held, stream->held + used, stream->n_held);
 	}
 	return written;
 }
 
 size_t m2_text_stream_flush(struct m2_text_stream *stream, char *out)
 {
-	/* what is held is the beginning of one character: one invalid part */
-	if (stream->n_held == 0)
-		return 0;
-	memcpy(out, replacement, sizeof replacement);
+	/* what is held is the beginning of one character: one invalid part, or so many bytes */
+	const size_t parts = stream->in_bytes || stream->n_held == 0 ? stream->n_held : 1;
+	for (size_t i = 0; i < parts; i++)
+		memcpy(out + i * sizeof replacement, replacement, sizeof replacement);
 	stream->n_held = 0;
-	return sizeof replacement;
+	return parts * sizeof replacement;
+}
+
+/* What a token emits here: as one at the beginning of a text, or as any. */
+static const struct m2_span *span_of(
+	struct m2_text_stream *stream, const struct m2_tokenizer *t, const struct m2_token *token)
+{
+	if (t->beginning == M2_BEGINNING_PLAIN || stream->begun || stream->continues)
+		return &token->text;
+	const struct m2_span *span = &token->first;
+	stream->begun = t->beginning == M2_BEGINNING_TOKEN || span->length > 0 ||
+			(t->beginning == M2_BEGINNING_PIECE && token->text.length > 0);
+	return span;
+}
+
+static size_t push_token(struct m2_text_stream *stream, const struct m2_tokenizer *t,
+	const struct m2_token *token, char *out)
+{
+	size_t written = 0;
+	if (token->byte) {
+		const unsigned char byte = t->bytes[token->text.at];
+		stream->in_bytes = true;
+		stream->begun |= t->beginning != M2_BEGINNING_PLAIN;
+		return push_byte(stream, byte, out);
+	}
+	const struct m2_span *span = span_of(stream, t, token);
+	if (!t->byte_level) {
+		written = m2_text_stream_flush(stream, out); /* a run of bytes ends here */
+		stream->in_bytes = false;
+		memcpy(out + written, m2_span_bytes(t, span), span->length);
+		return written + span->length;
+	}
+	for (size_t i = 0; i < span->length; i++)
+		written += push_byte(stream, m2_span_bytes(t, span)[i], out + written);
+	return written;
+}
+
+/* Spaces at the beginning of the whole text, as many as the file's Strip takes. */
+static size_t strip(
+	struct m2_text_stream *stream, const struct m2_tokenizer *t, char *out, size_t written)
+{
+	size_t n = 0;
+	if (stream->stripped == t->strip || stream->continues)
+		return written;
+	while (n < written && out[n] == ' ' && stream->stripped < t->strip) {
+		stream->stripped++;
+		n++;
+	}
+	if (n < written) /* no beginning any more */
+		stream->stripped = t->strip;
+	memmove(out, out + n, written - n);
+	return written - n;
+}
+
+size_t m2_text_stream_push(struct m2_text_stream *stream, const struct m2_tokenizer *tokenizer,
+	int32_t id, bool skip_special, char *out)
+{
+	const struct m2_tokenizer *t = tokenizer;
+	if (id < 0 || id >= t->size || !t->tokens[id].exists)
+		return 0;
+	const struct m2_token *token = &t->tokens[id];
+	if (skip_special && token->special) {
+		/* to SentencePiece a control token ends a run of bytes; the reference library for
+		 * tokenizer.json does not see it */
+		return t->symbols >= M2_SYMBOLS_PIECES ? m2_text_stream_flush(stream, out) : 0;
+	}
+	return strip(stream, t, out, push_token(stream, t, token, out));
 }
 
 enum m2_err m2_tokenizer_decode(const struct m2_tokenizer *tokenizer, const int32_t *ids,

@@ -36,6 +36,9 @@ enum m2_err m2_tokenizer_parse_spm(const void *bytes, size_t length, const char 
 /* "byte-level BPE, tokenizer.json": for show and inspect. */
 const char *m2_tokenizer_kind(const struct m2_tokenizer *tokenizer);
 
+/* The file that it was read from; "" if from memory.  Lives as long as the tokenizer. */
+const char *m2_tokenizer_path(const struct m2_tokenizer *tokenizer);
+
 /* The ids that begin and end a text as the tokenizer's files say; -1: none. */
 int32_t m2_tokenizer_bos(const struct m2_tokenizer *tokenizer);
 int32_t m2_tokenizer_eos(const struct m2_tokenizer *tokenizer);
@@ -71,20 +74,33 @@ bool m2_tokenizer_is_special(const struct m2_tokenizer *tokenizer, int32_t id);
 size_t m2_tokenizer_max_text(const struct m2_tokenizer *tokenizer);
 
 /* Streaming: whole UTF-8 characters only; at most 3 bytes are held back.  Lives by value, needs no
- * finish; zeroed is a fresh stream. */
+ * finish; zeroed is a fresh stream, whose text stands by itself: the space that SentencePiece's family
+ * puts in front of every text is taken off it.  Where tokens go on with a text that ends in a word, that
+ * space is meant: set `continues`, or let m2_text_stream_after decide. */
 struct m2_text_stream {
 	unsigned char held[4];
 	uint8_t n_held;
+	uint8_t stripped; /* spaces taken off so far */
+	bool in_bytes;    /* what is held came as tokens of one byte */
+	bool begun;       /* a token that begins a text has come */
+	bool continues;   /* set before the first push: this is no beginning of a text */
 };
 
+/* A stream for what follows a prompt whose last token is `last` (-1: an empty prompt).  A special token
+ * (an end of a turn, a beginning of a text) starts a text; anything else is gone on with. */
+struct m2_text_stream m2_text_stream_after(const struct m2_tokenizer *tokenizer, int32_t last);
+
 /* Append one token; writes at most m2_tokenizer_max_text() + 9 bytes to out, returns how many.
- * skip_special: specials emit nothing.  No allocation, no locks: fit for the step loop. */
+ * skip_special: specials emit nothing.  No allocation, no locks: fit for the step loop.
+ * What is no valid UTF-8 becomes U+FFFD: one per maximal invalid part in byte-level files, one per byte
+ * where bytes are tokens of their own (byte fallback), whole characters between them staying.  (There the
+ * reference library gives a run of bytes up as a whole: a stream cannot take back what it gave.) */
 size_t m2_text_stream_push(struct m2_text_stream *stream, const struct m2_tokenizer *tokenizer,
 	int32_t id, bool skip_special, char *out);
 /* What is held becomes U+FFFD: at most 9 bytes. */
 size_t m2_text_stream_flush(struct m2_text_stream *stream, char *out);
 
-/* All at once, as the reference library decodes: malloc'd, NUL-terminated, caller frees. */
+/* All at once, what a fresh stream gives: malloc'd, NUL-terminated, caller frees. */
 enum m2_err m2_tokenizer_decode(const struct m2_tokenizer *tokenizer, const int32_t *ids,
 	size_t count, bool skip_special, char **text, size_t *length, struct m2_why *why);
 

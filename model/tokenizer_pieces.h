@@ -35,7 +35,13 @@ struct m2_pieces {
 	size_t n_merges;
 	bool add_dummy_prefix; /* SentencePiece: a space in front of the text */
 	bool remove_extra_whitespaces;
-	bool nfkc;             /* normaliser name nfkc or nmt_nfkc; identity: false */
+	bool whitespace_suffix; /* that space goes behind the text */
+	bool keep_spaces;       /* pieces are spelled with plain spaces */
+	bool unigram;           /* scores are logarithms of probabilities, nothing merges */
+	const void *charsmap;   /* precompiled_charsmap; NULL: none */
+	size_t charsmap_length;
+	bool nfkc; /* without a charsmap: normaliser name nfkc or nmt_nfkc; identity: false */
+	bool nfc;  /* byte-level: NFC before the cut into words, as GPT-NeoX asks for */
 	bool add_bos, add_eos; /* what M2_ENCODE_TEMPLATE adds */
 	int32_t bos, eos, unk; /* -1: none */
 };

@@ -1,6 +1,6 @@
-/* unicode.c - character classes and NFC on top of utf8proc's tables.
+/* unicode.c - character classes and normalisation on top of utf8proc's tables.
  *
- * utf8proc_map would do the NFC, but its canonical ordering swaps neighbours: quadratic in a run of
+ * utf8proc_map would do the normalising, but its canonical ordering swaps neighbours: quadratic in a run of
  * combining marks, and a user chooses the run.  Here marks are put in order by counting.
  */
 #include "model/unicode.h"
@@ -63,6 +63,43 @@ bool m2_char_is_word(uint32_t code)
 	}
 }
 
+enum m2_char_case m2_char_case_of(uint32_t code)
+{
+	switch (utf8proc_category((utf8proc_int32_t)code)) {
+	case UTF8PROC_CATEGORY_LU:
+	case UTF8PROC_CATEGORY_LT:
+		return M2_CASE_UPPER;
+	case UTF8PROC_CATEGORY_LL:
+		return M2_CASE_LOWER;
+	case UTF8PROC_CATEGORY_LM:
+	case UTF8PROC_CATEGORY_LO:
+	case UTF8PROC_CATEGORY_MN:
+	case UTF8PROC_CATEGORY_MC:
+	case UTF8PROC_CATEGORY_ME:
+		return M2_CASE_BOTH;
+	default:
+		return M2_CASE_NONE;
+	}
+}
+
+bool m2_char_is_punctuation(uint32_t code)
+{
+	if (code < 0x80)
+		return code > 0x20 && code < 0x7f && m2_char_class_of(code) == M2_CHAR_OTHER;
+	switch (utf8proc_category((utf8proc_int32_t)code)) {
+	case UTF8PROC_CATEGORY_PC:
+	case UTF8PROC_CATEGORY_PD:
+	case UTF8PROC_CATEGORY_PS:
+	case UTF8PROC_CATEGORY_PE:
+	case UTF8PROC_CATEGORY_PI:
+	case UTF8PROC_CATEGORY_PF:
+	case UTF8PROC_CATEGORY_PO:
+		return true;
+	default:
+		return false;
+	}
+}
+
 uint32_t m2_utf8_last(const char *text, size_t length, size_t *size)
 {
 	const unsigned char *p = (const unsigned char *)text;
@@ -75,7 +112,7 @@ uint32_t m2_utf8_last(const char *text, size_t length, size_t *size)
 	return code;
 }
 
-/* ---- NFC ---- */
+/* ---- normalisation ---- */
 
 struct codes {
 	utf8proc_int32_t *at;
@@ -83,30 +120,38 @@ struct codes {
 	size_t cap;
 };
 
-/* All below U+0300 are starters that nothing below U+0300 composes with. */
-static bool is_plainly_nfc(const char *text, size_t length)
+/* Below U+0300 all are starters that nothing below U+0300 composes with, so the text is NFC; the other
+ * forms take some of them apart. */
+static bool is_plainly_in(enum m2_unicode_form form, const char *text, size_t length)
 {
+	const unsigned char limit = form == M2_NFC ? 0xcc /* the lead byte of U+0300 */ : 0x80;
 	for (size_t i = 0; i < length; i++)
-		if ((unsigned char)text[i] >= 0xcc) /* the lead byte of U+0300 */
+		if ((unsigned char)text[i] >= limit)
 			return false;
 	return true;
 }
 
-static bool decompose(const char *text, size_t length, struct codes *out)
+static bool reserve_codes(struct codes *c)
 {
-	const utf8proc_option_t how = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
+	if (c->cap - c->n >= 32) /* more than any character's decomposition has */
+		return true;
+	const size_t cap = c->cap * 2 + 256;
+	utf8proc_int32_t *grown = realloc(c->at, cap * sizeof *grown);
+	if (grown == NULL)
+		return false;
+	c->at = grown;
+	c->cap = cap;
+	return true;
+}
+
+static bool decompose(utf8proc_option_t how, const char *text, size_t length, struct codes *out)
+{
 	for (size_t i = 0; i < length;) {
 		uint32_t code = 0;
 		int unused_bound = 0;
 		i += (size_t)m2_utf8_decode((const unsigned char *)text + i, length - i, &code);
-		if (out->cap - out->n < 32) {
-			const size_t cap = out->cap * 2 + 256;
-			utf8proc_int32_t *grown = realloc(out->at, cap * sizeof *grown);
-			if (grown == NULL)
-				return false;
-			out->at = grown;
-			out->cap = cap;
-		}
+		if (!reserve_codes(out))
+			return false;
 		const utf8proc_ssize_t n =
 			utf8proc_decompose_char((utf8proc_int32_t)code, out->at + out->n,
 				(utf8proc_ssize_t)(out->cap - out->n), how, &unused_bound);
@@ -178,22 +223,71 @@ static char *encode_codes(const struct codes *c, size_t *length)
 	return (char *)out;
 }
 
-enum m2_err m2_nfc(
-	const char *text, size_t length, char **out, size_t *out_length, struct m2_why *why)
+/* Canonical composition in place.  utf8proc takes U+11A7, the place before the first final consonant of
+ * Hangul, for a consonant and drops it behind an open syllable; it is a starter that composes with nothing,
+ * so what lies on its two sides composes by itself. */
+static bool compose_codes(struct codes *c, utf8proc_option_t how)
 {
+	size_t n = 0;
+	for (size_t from = 0; from < c->n;) {
+		size_t to = from;
+		while (to < c->n && c->at[to] != 0x11a7)
+			to++;
+		const utf8proc_ssize_t composed =
+			utf8proc_normalize_utf32(c->at + from, (utf8proc_ssize_t)(to - from), how);
+		if (composed < 0)
+			return false;
+		memmove(c->at + n, c->at + from, (size_t)composed * sizeof *c->at);
+		n += (size_t)composed;
+		if (to < c->n)
+			c->at[n++] = 0x11a7;
+		from = to + 1;
+	}
+	c->n = n;
+	return true;
+}
+
+enum m2_err m2_unicode_normalize(enum m2_unicode_form form, const char *text, size_t length,
+	char **out, size_t *out_length, struct m2_why *why)
+{
+	const bool compose = form == M2_NFC || form == M2_NFKC;
+	const bool compat = form == M2_NFKC || form == M2_NFKD;
+	/* bits of one option word: an enumeration in name only */
+	const utf8proc_option_t how =
+		(utf8proc_option_t)(UTF8PROC_STABLE |
+				    (compose ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE) |
+				    (compat ? UTF8PROC_COMPAT : 0));
 	*out = NULL;
-	if (is_plainly_nfc(text, length))
+	if (is_plainly_in(form, text, length))
 		return M2_OK;
 	struct codes codes = {.at = NULL};
-	bool done = decompose(text, length, &codes) && order_marks(&codes);
-	if (done) {
-		const utf8proc_ssize_t n = utf8proc_normalize_utf32(
-			codes.at, (utf8proc_ssize_t)codes.n, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-		done = n >= 0;
-		codes.n = done ? (size_t)n : 0;
-	}
+	bool done = decompose(how, text, length, &codes) && order_marks(&codes);
+	if (done && compose)
+		done = compose_codes(&codes, how);
 	if (done)
 		*out = encode_codes(&codes, out_length);
 	free(codes.at);
 	return *out != NULL ? M2_OK : m2_fail(M2_ENOMEM, why, "out of memory for normalising text");
+}
+
+enum m2_err m2_unicode_lower(
+	const char *text, size_t length, char **out, size_t *out_length, struct m2_why *why)
+{
+	struct codes codes = {.at = NULL};
+	bool done = true;
+	for (size_t i = 0; i < length && done;) {
+		uint32_t code = 0;
+		i += (size_t)m2_utf8_decode((const unsigned char *)text + i, length - i, &code);
+		done = reserve_codes(&codes);
+		if (!done)
+			break;
+		/* U+0130 is the one character whose lower case is two */
+		codes.at[codes.n++] =
+			code == 0x130 ? 'i' : utf8proc_tolower((utf8proc_int32_t)code);
+		if (code == 0x130)
+			codes.at[codes.n++] = 0x307;
+	}
+	*out = done ? encode_codes(&codes, out_length) : NULL;
+	free(codes.at);
+	return *out != NULL ? M2_OK : m2_fail(M2_ENOMEM, why, "out of memory for lower case");
 }

@@ -107,6 +107,68 @@ static void max_text_bounds_what_a_token_adds(void **state)
 	m2_tokenizer_close(&t);
 }
 
+/* ---- byte fallback, and spaces that stand before every text ---- */
+
+/* ids: 0 "\u2581a", 1 "a", 2.. bytes E2 80 94 41, 6 <s> */
+static struct m2_tokenizer *make_fallback(void)
+{
+	static const char text[] =
+		"{\"added_tokens\":[{\"id\":6,\"content\":\"<s>\",\"special\":true}],"
+		"\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\","
+		"\"pattern\":"
+		"{\"String\":\"\xe2\x96\x81\"},\"content\":\" \"},{\"type\":\"ByteFallback\"},"
+		"{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" "
+		"\",\"start\":1,\"stop\":0}]},"
+		"\"model\":{\"type\":\"BPE\",\"vocab\":{\"\xe2\x96\x81"
+		"a\":0,\"a\":1,"
+		"\"<0xE2>\":2,\"<0x80>\":3,\"<0x94>\":4,\"<0x41>\":5},\"merges\":[]}}";
+	struct m2_tokenizer *t = NULL;
+	struct m2_why why = {.text = ""};
+	if (m2_tokenizer_parse(text, sizeof text - 1, "x", &t, &why) != M2_OK)
+		fail_msg("%s", why.text);
+	return t;
+}
+
+static void bytes_that_are_tokens_are_replaced_one_by_one(void **state)
+{
+	(void)state;
+	struct m2_tokenizer *t = make_fallback();
+	expect_stream(t, true, (const int32_t[]){2, 3, 4}, 3,
+		(const char *const[]){"", "", "\xe2\x80\x94"}, "");
+	/* whole characters among them stay */
+	expect_stream(t, true, (const int32_t[]){5, 2, 3, 5, 3, 1}, 6,
+		(const char *const[]){"A", "", "", BAD BAD "A", BAD, "a"}, "");
+	expect_stream(t, true, (const int32_t[]){2, 3}, 2, (const char *const[]){"", ""}, BAD BAD);
+	/* another token ends the run; a special one that is skipped does not */
+	expect_stream(t, true, (const int32_t[]){2, 3, 1}, 3,
+		(const char *const[]){"", "", BAD BAD "a"}, "");
+	expect_stream(t, true, (const int32_t[]){2, 6, 3, 4}, 4,
+		(const char *const[]){"", "", "", "\xe2\x80\x94"}, "");
+	expect_stream(
+		t, false, (const int32_t[]){2, 6}, 2, (const char *const[]){"", BAD "<s>"}, "");
+	m2_tokenizer_close(&t);
+}
+
+static void the_first_space_of_a_text_goes_and_that_of_a_continuation_stays(void **state)
+{
+	(void)state;
+	struct m2_tokenizer *t = make_fallback();
+	char out[64];
+	expect_stream(t, true, (const int32_t[]){0, 0}, 2, (const char *const[]){"a", " a"}, "");
+	expect_stream(
+		t, true, (const int32_t[]){6, 0, 0}, 3, (const char *const[]){"", "a", " a"}, "");
+	expect_stream(t, true, (const int32_t[]){1, 0}, 2, (const char *const[]){"a", " a"}, "");
+	struct m2_text_stream stream = m2_text_stream_after(t, 1); /* goes on with "a" */
+	assert_true(stream.continues);
+	assert_int_equal(m2_text_stream_push(&stream, t, 0, true, out), 2);
+	assert_memory_equal(out, " a", 2);
+	stream = m2_text_stream_after(t, 6); /* a text of its own behind a control token */
+	assert_int_equal(m2_text_stream_push(&stream, t, 0, true, out), 1);
+	stream = m2_text_stream_after(t, -1);
+	assert_int_equal(m2_text_stream_push(&stream, t, 0, true, out), 1);
+	m2_tokenizer_close(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -115,6 +177,8 @@ int main(void)
 		cmocka_unit_test(specials_are_skipped_on_request_and_do_not_cut_a_character),
 		cmocka_unit_test(added_text_is_literal_even_in_stand_in_letters),
 		cmocka_unit_test(max_text_bounds_what_a_token_adds),
+		cmocka_unit_test(bytes_that_are_tokens_are_replaced_one_by_one),
+		cmocka_unit_test(the_first_space_of_a_text_goes_and_that_of_a_continuation_stays),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
