@@ -75,8 +75,8 @@ static enum mamba2_error ask_plain(mamba2 *m, enum m2_op op, char **json)
 	return ask_json(m, &q, &header, json);
 }
 
-enum mamba2_error mamba2_tokenize(mamba2 *m, const char *model, const char *text, size_t bytes,
-	int special, int32_t **ids, size_t *count)
+static enum mamba2_error tokenize(mamba2 *m, const char *model, int form, const char *text,
+	size_t bytes, int special, int32_t **ids, size_t *count)
 {
 	const struct question q = {.op = M2_OP_TOKENIZE,
 		.payload = text != NULL ? text : "",
@@ -87,6 +87,8 @@ enum mamba2_error mamba2_tokenize(mamba2 *m, const char *model, const char *text
 	*count = 0;
 	m2_header_begin(&header, M2_OP_TOKENIZE);
 	m2_header_text(&header, "model", model);
+	if (form != MAMBA2_FORM_TEXT) /* a daemon of the first version has no such field here */
+		m2_header_form(&header, form);
 	m2_header_true(&header, "special", special != 0);
 	const enum mamba2_error error = ask(m, &q, &header, &a);
 	free(a.json);
@@ -101,6 +103,18 @@ enum mamba2_error mamba2_tokenize(mamba2 *m, const char *model, const char *text
 	for (size_t i = 0; i < *count; i++)
 		(*ids)[i] = (int32_t)le32toh((uint32_t)(*ids)[i]);
 	return error;
+}
+
+enum mamba2_error mamba2_tokenize(mamba2 *m, const char *model, const char *text, size_t bytes,
+	int special, int32_t **ids, size_t *count)
+{
+	return tokenize(m, model, MAMBA2_FORM_TEXT, text, bytes, special, ids, count);
+}
+
+enum mamba2_error mamba2_tokenize_form(mamba2 *m, const char *model, int form, const char *prompt,
+	size_t bytes, int32_t **ids, size_t *count)
+{
+	return tokenize(m, model, form, prompt, bytes, 0, ids, count);
 }
 
 enum mamba2_error mamba2_detokenize(
@@ -194,6 +208,17 @@ enum mamba2_error mamba2_register(
 	if (source != NULL)
 		m2_header_text(&header, "source", source);
 	m2_header_true(&header, "replace", replace != 0);
+	return ask_json(m, &q, &header, json);
+}
+
+enum mamba2_error mamba2_verify(
+	mamba2 *m, const char *model, int record, mamba2_progress progress, void *ctx, char **json)
+{
+	const struct question q = {.op = M2_OP_VERIFY, .progress = progress, .ctx = ctx};
+	struct m2_header header;
+	m2_header_begin(&header, M2_OP_VERIFY);
+	m2_header_text(&header, "model", model);
+	m2_header_true(&header, "replace", record != 0);
 	return ask_json(m, &q, &header, json);
 }
 

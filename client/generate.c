@@ -8,9 +8,17 @@
 #include "client/handle.h"
 #include "client/request.h"
 
-void mamba2_generate_options_init(mamba2_generate_options *options)
+/* Sizes of the structs in the versions that had others: what follows is of a later one. */
+enum {
+	FIRST_GENERATE = offsetof(mamba2_generate_options, form),
+	FIRST_SCORE = offsetof(mamba2_score_options, form)
+};
+_Static_assert(sizeof(mamba2_generate_options) > FIRST_GENERATE, "a new field makes a new size");
+_Static_assert(sizeof(mamba2_score_options) > FIRST_SCORE, "a new field makes a new size");
+
+void mamba2_generate_options_init_size(mamba2_generate_options *options, size_t size)
 {
-	*options = (mamba2_generate_options){.size = sizeof *options,
+	const mamba2_generate_options all = {.size = size,
 		.max_tokens = -1,
 		.n = 1,
 		.temperature = NAN,
@@ -21,12 +29,28 @@ void mamba2_generate_options_init(mamba2_generate_options *options)
 		.presence_penalty = NAN,
 		.frequency_penalty = NAN,
 		.seed = -1,
-		.logprobs = -1};
+		.logprobs = -1,
+		.form = MAMBA2_FORM_TEXT};
+	memcpy(options, &all, size < sizeof all ? size : sizeof all);
 }
 
+void mamba2_score_options_init_size(mamba2_score_options *options, size_t size)
+{
+	const mamba2_score_options all = {.size = size};
+	memcpy(options, &all, size < sizeof all ? size : sizeof all);
+}
+
+/* What programs of the first version call; the header gives newer ones the functions above. */
+#undef mamba2_generate_options_init
+void mamba2_generate_options_init(mamba2_generate_options *options)
+{
+	mamba2_generate_options_init_size(options, FIRST_GENERATE);
+}
+
+#undef mamba2_score_options_init
 void mamba2_score_options_init(mamba2_score_options *options)
 {
-	*options = (mamba2_score_options){.size = sizeof *options};
+	mamba2_score_options_init_size(options, FIRST_SCORE);
 }
 
 static void put_number(struct m2_header *h, const char *field, int64_t value)
@@ -70,18 +94,24 @@ static void put_sampling(struct m2_header *h, const mamba2_generate_options *o)
 		m2_header_int(h, "deadline_ms", o->deadline_ms);
 }
 
-/* The prompt: text as it is, or ids in the wire's byte order.  *copy is to be freed. */
+/* The prompt: text or JSON as it is, or ids in the wire's byte order.  *copy is to be freed. */
 struct prompt {
 	const void *bytes;
 	size_t n;
 	int32_t *copy;
 };
 
-static void put_prompt(struct m2_header *h, const char *text, size_t bytes, const int32_t *tokens,
-	size_t n_tokens, struct prompt *out)
+static void put_prompt(struct m2_header *h, int form, const char *text, size_t bytes,
+	const int32_t *tokens, size_t n_tokens, struct prompt *out)
 {
 	*out = (struct prompt){text == NULL ? "" : text, text == NULL ? 0 : bytes, NULL};
-	m2_header_text(h, "input", tokens != NULL ? "tokens" : "text");
+	if (tokens != NULL && form != MAMBA2_FORM_TEXT && h->err == M2_OK)
+		h->err = m2_fail_field(M2_EINVAL, &h->why, "form",
+			"token ids and a conversation or gap: which of the two?");
+	if (tokens != NULL)
+		m2_header_text(h, "input", "tokens");
+	else
+		m2_header_form(h, form);
 	if (tokens == NULL || h->err != M2_OK)
 		return;
 	if (n_tokens > M2_LIMIT_PROMPT_TOKENS) {
@@ -128,31 +158,40 @@ static enum mamba2_error wrong_size(void)
 		&why);
 }
 
-enum mamba2_error mamba2_generate(mamba2 *m, const mamba2_generate_options *o, mamba2_request **out)
+enum mamba2_error mamba2_generate(
+	mamba2 *m, const mamba2_generate_options *given, mamba2_request **out)
 {
 	struct m2_header header;
 	struct prompt prompt;
+	mamba2_generate_options all;
+	const mamba2_generate_options *o = &all;
 	*out = NULL;
-	if (o->size != sizeof *o)
+	if (given->size != sizeof all && given->size != FIRST_GENERATE)
 		return wrong_size();
+	mamba2_generate_options_init_size(&all, sizeof all);
+	memcpy(&all, given, given->size);
 	m2_header_begin(&header, M2_OP_GENERATE);
 	m2_header_text(&header, "model", o->model);
-	put_prompt(&header, o->prompt, o->prompt_bytes, o->tokens, o->n_tokens, &prompt);
+	put_prompt(&header, o->form, o->prompt, o->prompt_bytes, o->tokens, o->n_tokens, &prompt);
 	m2_header_true(&header, "special", o->special != 0);
 	put_sampling(&header, o);
 	return start(m, M2_OP_GENERATE, &header, &prompt, out);
 }
 
-enum mamba2_error mamba2_score(mamba2 *m, const mamba2_score_options *o, mamba2_request **out)
+enum mamba2_error mamba2_score(mamba2 *m, const mamba2_score_options *given, mamba2_request **out)
 {
 	struct m2_header header;
 	struct prompt prompt;
+	mamba2_score_options all;
+	const mamba2_score_options *o = &all;
 	*out = NULL;
-	if (o->size != sizeof *o)
+	if (given->size != sizeof all && given->size != FIRST_SCORE)
 		return wrong_size();
+	mamba2_score_options_init_size(&all, sizeof all);
+	memcpy(&all, given, given->size);
 	m2_header_begin(&header, M2_OP_SCORE);
 	m2_header_text(&header, "model", o->model);
-	put_prompt(&header, o->prompt, o->prompt_bytes, o->tokens, o->n_tokens, &prompt);
+	put_prompt(&header, o->form, o->prompt, o->prompt_bytes, o->tokens, o->n_tokens, &prompt);
 	m2_header_true(&header, "special", o->special != 0);
 	m2_header_int(&header, "logprobs", o->top);
 	m2_header_true(&header, "logits", o->logits != 0);

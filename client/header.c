@@ -127,6 +127,18 @@ void m2_header_text(struct m2_header *h, const char *field, const char *text)
 		add(h, field, value);
 }
 
+void m2_header_form(struct m2_header *h, int form)
+{
+	static const char *const words[] = {[MAMBA2_FORM_TEXT] = "text",
+		[MAMBA2_FORM_CHAT] = "chat",
+		[MAMBA2_FORM_FILL] = "fill"};
+	if (form >= 0 && form < (int)(sizeof words / sizeof words[0]))
+		m2_header_text(h, "input", words[form]);
+	else if (h->err == M2_OK)
+		h->err = m2_fail_field(
+			M2_EINVAL, &h->why, "form", "%d is no form of a prompt", form);
+}
+
 /* Put into an array; as add(). */
 static void append(struct m2_header *h, struct json_object *array, struct json_object *value)
 {

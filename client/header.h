@@ -30,6 +30,7 @@ void m2_header_int(struct m2_header *h, const char *field, int64_t value);
 void m2_header_float(struct m2_header *h, const char *field, float value);
 void m2_header_true(struct m2_header *h, const char *field, bool value);       /* false: left out */
 void m2_header_text(struct m2_header *h, const char *field, const char *text); /* NULL: missing */
+void m2_header_form(struct m2_header *h, int form); /* enum mamba2_form as the field "input" */
 void m2_header_ints(
 	struct m2_header *h, const char *field, const int32_t *values, size_t count, size_t most);
 void m2_header_texts(struct m2_header *h, const char *field, const char *const *texts, size_t count,

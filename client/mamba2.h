@@ -101,6 +101,32 @@ typedef struct mamba2_logit_bias {
 	float bias;
 } mamba2_logit_bias;
 
+/* What prompt and prompt_bytes hold.  Of the JSON forms the daemon makes one list of tokens by the model's
+ * own template; EUNSUPPORTED: its tokenizer has none (mamba2_show tells). */
+enum mamba2_form {
+	MAMBA2_FORM_TEXT = 0, /* UTF-8 */
+	MAMBA2_FORM_CHAT =
+		1, /* JSON: [{"role": "system", "user" or "assistant", "content": ...} ...] */
+	MAMBA2_FORM_FILL = 2 /* JSON: {"prefix": ..., "suffix": ...}: what belongs between them? */
+};
+
+/* The JSON of the two forms, from texts; *json is malloc'd: mamba2_free().  One needs no handle for it;
+ * mamba2_message(NULL) tells of a failure.
+ *
+ *	const mamba2_chat_message m[] = {{"user", "Reverse a string in C.", 22}};
+ *	mamba2_chat_json(m, 1, &json, &bytes);
+ *	o.form = MAMBA2_FORM_CHAT; o.prompt = json; o.prompt_bytes = bytes;
+ */
+typedef struct mamba2_chat_message {
+	const char *role;
+	const char *content; /* UTF-8 */
+	size_t content_bytes;
+} mamba2_chat_message;
+MAMBA2_API enum mamba2_error mamba2_chat_json(
+	const mamba2_chat_message *messages, size_t count, char **json, size_t *bytes);
+MAMBA2_API enum mamba2_error mamba2_fill_json(const char *prefix, size_t prefix_bytes,
+	const char *suffix, size_t suffix_bytes, char **json, size_t *bytes);
+
 /* Fields left as INIT makes them take the variant's defaults.  NAN and -1 mean "not given". */
 typedef struct mamba2_generate_options {
 	size_t size;
@@ -131,8 +157,11 @@ typedef struct mamba2_generate_options {
 	int echo;
 	int logits;
 	int64_t deadline_ms; /* 0 none */
+	/* second version of this struct */
+	int form; /* enum mamba2_form: what the prompt is */
 } mamba2_generate_options;
 MAMBA2_API void mamba2_generate_options_init(mamba2_generate_options *options);
+MAMBA2_API void mamba2_generate_options_init_size(mamba2_generate_options *options, size_t size);
 
 /* Send; returns when the daemon has accepted (results memory is mapped) or refused. */
 MAMBA2_API enum mamba2_error mamba2_generate(
@@ -149,8 +178,18 @@ typedef struct mamba2_score_options {
 	int32_t top; /* alternatives per position, 0..64 */
 	int logits;  /* full logits */
 	int64_t deadline_ms;
+	/* second version of this struct */
+	int form; /* enum mamba2_form */
 } mamba2_score_options;
 MAMBA2_API void mamba2_score_options_init(mamba2_score_options *options);
+MAMBA2_API void mamba2_score_options_init_size(mamba2_score_options *options, size_t size);
+
+/* Programs built with an older header have smaller structs.  The functions of the first version fill what
+ * that version had; a program built with this header fills, and tells, all that it knows. */
+#define mamba2_generate_options_init(options)                                                      \
+	mamba2_generate_options_init_size((options), sizeof(mamba2_generate_options))
+#define mamba2_score_options_init(options)                                                         \
+	mamba2_score_options_init_size((options), sizeof(mamba2_score_options))
 MAMBA2_API enum mamba2_error mamba2_score(
 	mamba2 *m, const mamba2_score_options *options, mamba2_request **out);
 
@@ -217,6 +256,9 @@ MAMBA2_API void mamba2_request_timings(mamba2_request *r, mamba2_timings *out);
 /* *ids and *text are malloc'd: mamba2_free(). */
 MAMBA2_API enum mamba2_error mamba2_tokenize(mamba2 *m, const char *model, const char *text,
 	size_t bytes, int special, int32_t **ids, size_t *count);
+/* The same for a prompt of any form: the ids that generate and score would take. */
+MAMBA2_API enum mamba2_error mamba2_tokenize_form(mamba2 *m, const char *model, int form,
+	const char *prompt, size_t bytes, int32_t **ids, size_t *count);
 MAMBA2_API enum mamba2_error mamba2_detokenize(
 	mamba2 *m, const char *model, const int32_t *ids, size_t count, char **text, size_t *bytes);
 
@@ -238,6 +280,11 @@ MAMBA2_API enum mamba2_error mamba2_unload(
 /* yaml: text of a variant file; source: absolute path it came from (NULL: none). */
 MAMBA2_API enum mamba2_error mamba2_register(
 	mamba2 *m, const char *yaml, size_t bytes, const char *source, int replace, char **json);
+/* Read every file of a variant again; the answer says for each whether it is what was recorded.  record:
+ * what is there now becomes the record.  OK says that it was done: "state" of the answer says what came
+ * out. */
+MAMBA2_API enum mamba2_error mamba2_verify(
+	mamba2 *m, const char *model, int record, mamba2_progress progress, void *ctx, char **json);
 MAMBA2_API enum mamba2_error mamba2_remove(mamba2 *m, const char *model, char **json);
 MAMBA2_API enum mamba2_error mamba2_reload(mamba2 *m, char **json);
 MAMBA2_API enum mamba2_error mamba2_drain(

@@ -106,16 +106,26 @@ static enum m2_err store_key(const char *field, const char *text, uint8_t *out, 
 		    : M2_OK;
 }
 
-/* One of two words; the second sets the flag. */
-static enum m2_err store_choice(const char *field, const char *text, const char *plain,
-	const char *flagged, uint32_t flag, struct parse *p)
+/* A word and the flag that it sets; the first is the default. */
+struct word {
+	const char *text;
+	uint32_t flag;
+};
+static const struct word inputs[] = {{"text", 0}, {"tokens", M2_REQUEST_TOKENS},
+	{"chat", M2_REQUEST_CHAT}, {"fill", M2_REQUEST_FILL}, {NULL, 0}};
+static const struct word streams[] = {{"memory", 0}, {"messages", M2_REQUEST_MESSAGES}, {NULL, 0}};
+
+static enum m2_err store_word(
+	const char *field, const char *text, const struct word *words, struct parse *p)
 {
-	if (strcmp(text, flagged) == 0)
-		p->r->flags |= flag;
-	else if (strcmp(text, plain) != 0)
-		return m2_fail_field(M2_EINVAL, p->why, field, "%s is neither \"%s\" nor \"%s\"",
-			field, plain, flagged);
-	return M2_OK;
+	for (const struct word *w = words; w->text != NULL; w++)
+		if (strcmp(text, w->text) == 0) {
+			p->r->flags |= w->flag;
+			return M2_OK;
+		}
+	return m2_fail_field(M2_EINVAL, p->why, field,
+		"%s is \"%.16s\", which is not one of its words (\"%s\", \"%s\" ...)", field, text,
+		words[0].text, words[1].text);
 }
 
 static void store_stop_tokens(struct parse *p, struct json_object *value)
@@ -159,11 +169,9 @@ static enum m2_err store(struct parse *p, const struct place *at, struct json_ob
 	case TO_KEY:
 		return store_key(at->field, json_object_get_string(value), (uint8_t *)to, p->why);
 	case TO_INPUT:
-		return store_choice(at->field, json_object_get_string(value), "text", "tokens",
-			M2_REQUEST_TOKENS, p);
+		return store_word(at->field, json_object_get_string(value), inputs, p);
 	case TO_STREAM:
-		return store_choice(at->field, json_object_get_string(value), "memory", "messages",
-			M2_REQUEST_MESSAGES, p);
+		return store_word(at->field, json_object_get_string(value), streams, p);
 	case TO_STOP_TOKENS:
 		store_stop_tokens(p, value);
 		break;
@@ -272,6 +280,12 @@ static enum m2_err check_together(struct parse *p, const char *payload, size_t p
 			"logits are delivered in memory only, not as messages");
 	if (r->source[0] != '\0' && r->source[0] != '/')
 		return m2_fail_field(M2_EINVAL, p->why, "source", "source is not an absolute path");
+	if (op == M2_OP_TOKENIZE && (r->flags & M2_REQUEST_TOKENS) != 0)
+		return m2_fail_field(M2_EINVAL, p->why, "input", "tokenize takes no token ids");
+	if ((r->flags & (M2_REQUEST_CHAT | M2_REQUEST_FILL)) != 0 &&
+		(r->flags & M2_REQUEST_SPECIAL) != 0)
+		return m2_fail_field(M2_EINVAL, p->why, "special",
+			"a template's texts are plain text: \"special\" is for the input \"text\"");
 
 	if (takes_payload != (payload != NULL))
 		return m2_fail(M2_EPROTO, p->why, "%s %s a payload frame",

@@ -204,6 +204,8 @@ void m2_reply_put_loaded(struct json_object *o, const struct m2_ipc_loaded *l)
 	m2_reply_int(c, "vocab_rows", d->vocab_rows);
 	m2_reply_int(c, "vocab_size", l->vocab_size);
 	m2_reply_int(c, "tokenizer_size", l->tokenizer_size);
+	put_bounded(c, "tokenizer", l->tokenizer, sizeof l->tokenizer);
+	put_bounded(c, "template", l->template, sizeof l->template);
 	json_object_object_add(o, "checkpoint", c);
 	put_bounded(o, "weights", l->weights, sizeof l->weights);
 	put_bounded(o, "path", l->path, sizeof l->path);

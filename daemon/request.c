@@ -91,7 +91,8 @@ static enum m2_err check_flags(const struct m2_request *r, struct m2_why *why)
 		{M2_REQUEST_ECHO, F_echo}, {M2_REQUEST_LOGITS, F_logits},
 		{M2_REQUEST_MESSAGES, F_stream}, {M2_REQUEST_REPLACE, F_replace},
 		{M2_REQUEST_STOP_DAEMON, F_stop_daemon}, {M2_REQUEST_RESUME, F_resume}};
-	uint32_t known = M2_REQUEST_TOKENS;
+	const uint32_t form = r->flags & (M2_REQUEST_TOKENS | M2_REQUEST_CHAT | M2_REQUEST_FILL);
+	uint32_t known = M2_REQUEST_TOKENS | M2_REQUEST_CHAT | M2_REQUEST_FILL;
 	for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {
 		known |= flags[i].flag;
 		if ((r->flags & flags[i].flag) != 0 && !taken_by(flags[i].field, r->op))
@@ -99,10 +100,14 @@ static enum m2_err check_flags(const struct m2_request *r, struct m2_why *why)
 	}
 	if ((r->flags & ~known) != 0)
 		return m2_fail(M2_EPROTO, why, "a request between processes holds unknown flags");
-	/* detokenize takes ids always, and has no field for it */
-	if ((r->flags & M2_REQUEST_TOKENS) != 0 && !taken_by(F_input, r->op) &&
-		r->op != M2_OP_DETOKENIZE)
+	/* detokenize takes ids always, and has no field for it; at most one of the forms */
+	if ((form != 0 && !taken_by(F_input, r->op) && r->op != M2_OP_DETOKENIZE) ||
+		(form & (form - 1)) != 0 ||
+		(form == M2_REQUEST_TOKENS && r->op == M2_OP_TOKENIZE) ||
+		(form > M2_REQUEST_TOKENS && r->op == M2_OP_DETOKENIZE))
 		return broken(why, F_input);
+	if (form > M2_REQUEST_TOKENS && (r->flags & M2_REQUEST_SPECIAL) != 0)
+		return broken(why, F_special);
 	if ((r->flags & M2_REQUEST_MESSAGES) != 0 && (r->flags & M2_REQUEST_LOGITS) != 0)
 		return broken(why, F_stream);
 	return M2_OK;

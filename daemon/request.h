@@ -42,7 +42,8 @@ enum m2_request_set { /* which sampling fields the request gave itself */
 };
 
 enum m2_request_flags {
-	M2_REQUEST_TOKENS = 1 << 0, /* the payload is int32 ids, else UTF-8 text */
+	M2_REQUEST_TOKENS =
+		1 << 0, /* the payload is int32 ids; else UTF-8 text, or see the last two */
 	M2_REQUEST_SPECIAL = 1 << 1,
 	M2_REQUEST_IGNORE_EOS = 1 << 2,
 	M2_REQUEST_ECHO = 1 << 3,
@@ -50,7 +51,9 @@ enum m2_request_flags {
 	M2_REQUEST_MESSAGES = 1 << 5, /* tokens as messages, no segment for the client */
 	M2_REQUEST_REPLACE = 1 << 6,
 	M2_REQUEST_STOP_DAEMON = 1 << 7,
-	M2_REQUEST_RESUME = 1 << 8
+	M2_REQUEST_RESUME = 1 << 8,
+	M2_REQUEST_CHAT = 1 << 9, /* the payload is JSON: messages (daemon/prompt.h) */
+	M2_REQUEST_FILL = 1 << 10 /* the payload is JSON: prefix and suffix */
 };
 
 struct m2_sampling {

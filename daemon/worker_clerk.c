@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/utf8.h"
+#include "daemon/prompt.h"
 
 enum {
 	QUICK_PROMPT_BYTES = 8192,
@@ -80,6 +80,11 @@ static enum m2_err take_tokens(
 	if (tokenizer == NULL)
 		return m2_fail_field(M2_EINVAL, why, "input", "%s has no tokenizer: send token ids",
 			call->resident->variant.name);
+	if ((r->flags & (M2_REQUEST_CHAT | M2_REQUEST_FILL)) != 0)
+		return m2_prompt_encode((const char *)call->body, r->prompt_bytes,
+			(r->flags & M2_REQUEST_CHAT) != 0 ? M2_PROMPT_CHAT : M2_PROMPT_FILL,
+			tokenizer, call->resident->variant.name, M2_LIMIT_PROMPT_TOKENS, ids, count,
+			why);
 	unsigned flags = M2_ENCODE_TEMPLATE;
 	if ((r->flags & M2_REQUEST_SPECIAL) != 0)
 		flags |= M2_ENCODE_SPECIAL;
@@ -87,8 +92,9 @@ static enum m2_err take_tokens(
 		M2_LIMIT_PROMPT_TOKENS, ids, count, why);
 }
 
-/* What ends a sequence: the variant's stop tokens, or the checkpoint's where it names none, unless the
- * request ignores those; and always the request's own. */
+/* What ends a sequence: the variant's stop tokens, or the checkpoint's where it names none, or the
+ * tokenizer's where that names none either (state-spaces' configs do not), unless the request ignores
+ * those; and always the request's own. */
 static int32_t end_tokens(const struct m2_call *call, int32_t ends[M2_TASK_ENDS_MAX])
 {
 	const struct m2_request *r = &call->request;
@@ -101,6 +107,10 @@ static int32_t end_tokens(const struct m2_call *call, int32_t ends[M2_TASK_ENDS_
 	else if ((r->flags & M2_REQUEST_IGNORE_EOS) == 0)
 		for (int32_t i = 0; i < config->n_eos; i++)
 			ends[n++] = config->eos_token_ids[i];
+	const struct m2_tokenizer *tokenizer = call->resident->tokenizer;
+	if ((r->flags & M2_REQUEST_IGNORE_EOS) == 0 && d->n_stop_tokens < 0 && config->n_eos == 0 &&
+		tokenizer != NULL && m2_tokenizer_eos(tokenizer) >= 0)
+		ends[n++] = m2_tokenizer_eos(tokenizer);
 	if ((r->set & M2_SET_STOP_TOKENS) != 0)
 		for (int32_t i = 0; i < r->sampling.n_stop_tokens; i++)
 			ends[n++] = r->sampling.stop_tokens[i];

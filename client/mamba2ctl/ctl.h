@@ -93,6 +93,11 @@ int ctl_connect(struct ctl *ctl, bool control, int64_t timeout_ms);
 int ctl_fail(const struct ctl *ctl, enum mamba2_error error);
 int ctl_say(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The end of most commands: print the JSON answer as it is, or hand it parsed to `human`; frees it.  The exit
+ * status. */
+int ctl_answer(const struct ctl *ctl, enum mamba2_error error, char **json,
+	void (*human)(struct json_object *answer));
+
 /* Everything printed really arrived?  CTL_OK or CTL_FAILED with a sentence. */
 int ctl_flush(int status);
 
@@ -133,6 +138,30 @@ const char *ctl_bytes(uint64_t bytes);
 const char *ctl_duration(double seconds);
 const char *ctl_time(int64_t unix_seconds);
 
+/* ---- progress ---- */
+
+struct ctl_progress {
+	const char *name; /* set by the caller, the rest zero */
+	uint64_t bytes;   /* done, so far */
+	int terminal;     /* -1: nothing is drawn */
+	char what[64];
+	/* two marks that the rate is taken from */
+	uint64_t done[2];
+	double time[2];
+};
+
+/* A mamba2_progress whose ctx is a struct ctl_progress. */
+void ctl_progress(void *ctx, uint64_t done, uint64_t total, const char *what);
+void ctl_progress_end(const struct ctl_progress *p);  /* takes the line away */
+const char *ctl_rate(uint64_t bytes, double seconds); /* "3.10 s, 1.74 GB/s"; until the next call */
+
+/* ---- running the daemon's program, for what needs no daemon ---- */
+
+/* Run the mamba2d that lies beside this program (or in ../sbin, or in PATH) with arguments[0..count).
+ * output NULL: it writes to our standard output; else what it wrote, malloc'd and NUL-terminated.
+ * Its exit status, or CTL_FAILED after a sentence. */
+int ctl_run_mamba2d(const char *const *arguments, size_t count, char **output);
+
 /* ---- input ---- */
 
 /* A whole file, "-" or NULL for stdin; malloc'd and NUL-terminated.  NULL after a sentence. */
@@ -141,6 +170,25 @@ char *ctl_read_file(const char *path, size_t most, size_t *bytes);
 /* The prompt: the argument, or --file, or stdin when it is no terminal.  malloc'd; NULL after a sentence.
  * A newline at the end of a file or stdin is taken off unless it is all there is. */
 char *ctl_prompt(const char *argument, const char *file, size_t *bytes);
+
+/* What makes a prompt a conversation or a gap. */
+struct ctl_forms {
+	int chat;
+	const char *system;
+	const char *messages; /* a file */
+	const char *suffix;
+};
+
+struct ctl_form_prompt {
+	int form;   /* enum mamba2_form */
+	char *text; /* malloc'd; NULL: token ids are given instead */
+	size_t bytes;
+};
+
+/* The prompt as ctl_prompt reads it, in the form that the options ask for.  tokens: ids are given.
+ * CTL_OK, or the exit status after a sentence. */
+int ctl_form_prompt(const struct ctl_forms *forms, bool tokens, const char *argument,
+	const char *file, struct ctl_form_prompt *out);
 
 /* "1,2,3" (spaces allowed). false when it is something else. */
 bool ctl_parse_ids(const char *text, struct ctl_ids *out);
@@ -155,6 +203,8 @@ int ctl_run_show(struct ctl *ctl, int argc, char **argv);
 int ctl_run_load(struct ctl *ctl, int argc, char **argv);
 int ctl_run_unload(struct ctl *ctl, int argc, char **argv);
 int ctl_run_register(struct ctl *ctl, int argc, char **argv);
+int ctl_run_inspect(struct ctl *ctl, int argc, char **argv);
+int ctl_run_verify(struct ctl *ctl, int argc, char **argv);
 int ctl_run_remove(struct ctl *ctl, int argc, char **argv);
 int ctl_run_reload(struct ctl *ctl, int argc, char **argv);
 int ctl_run_drain(struct ctl *ctl, int argc, char **argv);
@@ -169,6 +219,8 @@ int ctl_run_detokenize(struct ctl *ctl, int argc, char **argv);
 
 extern const struct ctl_option ctl_unload_options[];
 extern const struct ctl_option ctl_register_options[];
+extern const struct ctl_option ctl_inspect_options[];
+extern const struct ctl_option ctl_verify_options[];
 extern const struct ctl_option ctl_cancel_options[];
 extern const struct ctl_option ctl_drain_options[];
 extern const struct ctl_option ctl_generate_options[];

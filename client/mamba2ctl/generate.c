@@ -15,6 +15,7 @@
 static struct {
 	const char *file;
 	struct ctl_ids tokens;
+	struct ctl_forms forms;
 	int special;
 	int64_t max_tokens;
 	float temperature;
@@ -52,6 +53,15 @@ const struct ctl_option ctl_generate_options[] = {
 	{"tokens", 't', CTL_IDS, "1,2,3", &g.tokens, "the prompt as token ids"},
 	{"special", 0, CTL_FLAG, NULL, &g.special,
 		"special tokens written in the prompt become their ids"},
+	{"chat", 0, CTL_FLAG, NULL, &g.forms.chat,
+		"the prompt is a user's message: the model answers it"},
+	{"system", 0, CTL_TEXT, "TEXT", &g.forms.system,
+		"with --chat: what the model is told first"},
+	{"messages", 0, CTL_TEXT, "FILE", &g.forms.messages,
+		"a conversation instead of a prompt: JSON [{\"role\", \"content\"} ...] (- for "
+		"stdin)"},
+	{"suffix", 0, CTL_TEXT, "TEXT", &g.forms.suffix,
+		"fill in what belongs between the prompt and this text"},
 	{"max-tokens", 'n', CTL_INT, "N", &g.max_tokens, "most tokens of each completion"},
 	{"temperature", 0, CTL_FLOAT, "T", &g.temperature, "0: always the most probable token"},
 	{"top-k", 0, CTL_INT, "K", &g.top_k, "sample among the k most probable; 0: all"},
@@ -278,13 +288,14 @@ static bool read_bias(mamba2_logit_bias **out)
 	return *out != NULL;
 }
 
-static void fill(mamba2_generate_options *o, const char *model, const char *prompt, size_t bytes,
-	const mamba2_logit_bias *bias)
+static void fill(mamba2_generate_options *o, const char *model,
+	const struct ctl_form_prompt *prompt, const mamba2_logit_bias *bias)
 {
 	mamba2_generate_options_init(o);
 	o->model = model;
-	o->prompt = prompt;
-	o->prompt_bytes = bytes;
+	o->form = prompt->form;
+	o->prompt = prompt->text;
+	o->prompt_bytes = prompt->bytes;
 	o->tokens = g.tokens.id;
 	o->n_tokens = g.tokens.count;
 	o->special = g.special;
@@ -397,26 +408,23 @@ int ctl_run_generate(struct ctl *ctl, int argc, char **argv)
 {
 	mamba2_generate_options o;
 	mamba2_logit_bias *bias = NULL;
-	size_t bytes = 0;
-	char *prompt = NULL;
+	struct ctl_form_prompt prompt = {.form = MAMBA2_FORM_TEXT};
 	const char *argument = argc > 1 ? argv[1] : NULL;
 	if (g.tokens.id != NULL && (argument != NULL || g.file != NULL))
 		return ctl_say(CTL_USAGE, "a text and --tokens: which of the two?");
-	if (g.tokens.id == NULL && (prompt = ctl_prompt(argument, g.file, &bytes)) == NULL)
-		return argument != NULL && g.file != NULL ? CTL_USAGE : CTL_FAILED;
-	int status = read_bias(&bias)
-			     ? CTL_OK
-			     : ctl_say(CTL_USAGE, "--logit-bias wants ID:NUMBER, as in 5:-1.5");
+	int status = ctl_form_prompt(&g.forms, g.tokens.id != NULL, argument, g.file, &prompt);
+	if (status == CTL_OK && !read_bias(&bias))
+		status = ctl_say(CTL_USAGE, "--logit-bias wants ID:NUMBER, as in 5:-1.5");
 	if (status == CTL_OK) {
 		const struct sigaction action = {.sa_handler = on_interrupt};
 		(void)sigaction(SIGINT, &action, NULL);
 		status = ctl_connect(ctl, false, -1);
 	}
 	if (status == CTL_OK) {
-		fill(&o, argv[0], prompt, bytes, bias);
+		fill(&o, argv[0], &prompt, bias);
 		status = generate(ctl, &o);
 	}
 	free(bias);
-	free(prompt);
+	free(prompt.text);
 	return status;
 }

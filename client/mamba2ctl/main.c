@@ -29,7 +29,12 @@ const struct ctl_command ctl_commands[] = {
 		"  echo 'Dear Sir,' | mamba2ctl generate demo --stop 'Yours' --completions 3\n"
 		"  mamba2ctl generate demo --tokens 1,2,3 -n 24 --temperature 0 --print-tokens\n"
 		"  mamba2ctl generate demo 'Hello' -n 5 --logprobs 3      what else it "
-		"considered\n",
+		"considered\n\n"
+		"Models trained for it (show tells the template) answer a message, or fill a "
+		"gap:\n\n"
+		"  mamba2ctl generate codestral --chat 'Reverse a string in C.' --system 'Be "
+		"brief.'\n"
+		"  mamba2ctl generate codestral 'int add(int a, int b) {' --suffix '}'\n",
 		ctl_generate_options, 1, 2, ctl_run_generate},
 	{"score", "NAME [TEXT]", "log-probability of a given text, token by token",
 		"Reads a text and says how probable the model finds each of its tokens, given "
@@ -69,14 +74,36 @@ const struct ctl_command ctl_commands[] = {
 		"Running requests may finish for --wait seconds and are then cancelled.\n\n"
 		"  mamba2ctl unload demo\n  mamba2ctl unload demo --wait 0\n",
 		ctl_unload_options, 1, 1, ctl_run_unload},
-	{"register", "FILE", "register a variant from a YAML file (administrators)",
+	{"inspect", "PATH", "what a checkpoint is, and whether it would be accepted",
+		"Needs no daemon. PATH is a directory with a config and weights, or one .gguf "
+		"file.\n"
+		"Says dialect, shapes, types, bytes, the tokenizer and what is worth a warning; "
+		"exits\n"
+		"1 if mamba2d would refuse it, and says why.\n\n"
+		"  mamba2ctl inspect configs/demo\n"
+		"  mamba2ctl inspect /srv/models/mamba2-130m --json\n",
+		ctl_inspect_options, 1, 1, ctl_run_inspect},
+	{"register", "PATH", "register a variant from a YAML file or a checkpoint (administrators)",
 		"The daemon keeps the text; the file is not needed afterwards. Relative paths in "
 		"it\n"
 		"are taken from the file's own directory. configs/reference.yaml lists all "
-		"keys.\n\n"
+		"keys.\n"
+		"A checkpoint (a directory or a .gguf file) is inspected first, and the YAML is "
+		"made\n"
+		"from that; --print keeps it for you instead of registering it.\n\n"
 		"  mamba2ctl register configs/demo/demo.yaml\n"
-		"  mamba2ctl register mine.yaml --replace\n",
+		"  mamba2ctl register mine.yaml --replace\n"
+		"  mamba2ctl register /srv/models/mamba2-130m --name mamba2-130m --alias small\n"
+		"  mamba2ctl register /srv/models/mamba2-130m --name small --print > small.yaml\n",
 		ctl_register_options, 1, 1, ctl_run_register},
+	{"verify", "NAME", "are its files still what was recorded? (administrators)",
+		"Reads every file of the checkpoint and the tokenizer again and compares SHA-256\n"
+		"checksums with those that the first load recorded. The variant need not be "
+		"loaded;\n"
+		"serving goes on. Exits 1 if a file is changed, missing or unreadable.\n\n"
+		"  mamba2ctl verify demo\n"
+		"  mamba2ctl verify demo --record      I changed it: what is there now is right\n",
+		ctl_verify_options, 1, 1, ctl_run_verify},
 	{"remove", "NAME", "take a variant out of the registry (administrators)",
 		"It is unloaded first. A variant that comes from a file in a variant directory "
 		"comes\n"

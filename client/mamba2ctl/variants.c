@@ -1,4 +1,4 @@
-/* variants.c - list, show, load, unload, register, remove, reload, drain. */
+/* variants.c - list, show, load, unload, remove, reload, drain. */
 #include <json-c/json.h>
 #include <stdlib.h>
 #include <string.h>
@@ -7,8 +7,7 @@
 #include "client/mamba2ctl/ctl.h"
 #include "common/limits.h"
 
-/* The end of most commands: print the JSON as it is, or hand the parsed answer to `human`. */
-static int answer(const struct ctl *ctl, enum mamba2_error error, char **json,
+int ctl_answer(const struct ctl *ctl, enum mamba2_error error, char **json,
 	void (*human)(struct json_object *answer))
 {
 	if (error != MAMBA2_OK)
@@ -81,14 +80,14 @@ int ctl_run_list(struct ctl *ctl, int argc, char **argv)
 	(void)argv;
 	const int status = ctl_connect(ctl, false, 0);
 	return status != CTL_OK ? status
-				: answer(ctl, mamba2_list(ctl->m, &json), &json, print_list);
+				: ctl_answer(ctl, mamba2_list(ctl->m, &json), &json, print_list);
 }
 
 static void print_resident(struct json_object *v)
 {
 	static const char *const facts[] = {"parameters", "dialect", "container", "hidden_size",
 		"layers", "heads", "head_dim", "state_size", "groups", "norm_groups", "conv_kernel",
-		"vocab_rows", "tokenizer_size", NULL};
+		"vocab_rows", "tokenizer_size", "tokenizer", "template", NULL};
 	static const char *const parts[] = {
 		"weights", "state", "workspace", "per_slot", "total", NULL};
 	struct json_object *checkpoint = ctl_get_object(v, "resident.checkpoint");
@@ -104,6 +103,34 @@ static void print_resident(struct json_object *v)
 		(void)printf("  %-16s %lld bytes (%s)\n", parts[i], (long long)bytes,
 			ctl_bytes((uint64_t)bytes));
 	}
+}
+
+/* The recorded checksums of the checkpoint's files, in short. */
+static void print_files(struct json_object *v)
+{
+	static const char *const heads[] = {
+		"  FILE", "+SIZE", "SHA-256", "RECORDED", "LAST READ", "STATE", NULL};
+	struct json_object *files = ctl_get_object(v, "files");
+	struct ctl_table t;
+	if (!json_object_is_type(files, json_type_array) || json_object_array_length(files) == 0)
+		return;
+	(void)puts("\nfiles");
+	ctl_table_begin(&t, heads);
+	for (size_t i = 0; i < json_object_array_length(files); i++) {
+		struct json_object *f = json_object_array_get_idx(files, i);
+		const char *path = ctl_get(f, "path");
+		const char *slash = strrchr(path, '/');
+		ctl_table_cell(&t, "  %s", slash != NULL ? slash + 1 : path);
+		ctl_table_cell(&t, "%s", ctl_bytes((uint64_t)ctl_get_int(f, "bytes")));
+		ctl_table_cell(&t, "%.12s", ctl_get(f, "sha256"));
+		ctl_table_cell(&t, "%s", ctl_time(ctl_get_int(f, "recorded_at")));
+		ctl_table_cell(&t, "%s", ctl_time(ctl_get_int(f, "checked_at")));
+		if (ctl_get_object(f, "found") != NULL)
+			ctl_table_cell(&t, "CHANGED, it is %.12s now", ctl_get(f, "found"));
+		else
+			ctl_table_cell(&t, "%s", ctl_get(f, "state"));
+	}
+	ctl_table_end(&t);
 }
 
 static void print_show(struct json_object *o)
@@ -132,6 +159,7 @@ static void print_show(struct json_object *o)
 		(void)printf("  %-16s %s (%s)\n", "last error",
 			ctl_get(v, "registration.last_error.message"),
 			ctl_get(v, "registration.last_error.code"));
+	print_files(v);
 	if (ctl_get_object(v, "yaml") != NULL) {
 		const char *yaml = ctl_get(v, "yaml");
 		(void)puts("\nconfiguration");
@@ -146,28 +174,20 @@ int ctl_run_show(struct ctl *ctl, int argc, char **argv)
 	const int status = ctl_connect(ctl, false, 0);
 	return status != CTL_OK
 		       ? status
-		       : answer(ctl, mamba2_show(ctl->m, argv[0], &json), &json, print_show);
+		       : ctl_answer(ctl, mamba2_show(ctl->m, argv[0], &json), &json, print_show);
 }
 
 /* ---- load and unload ---- */
 
-static void show_progress(void *ctx, uint64_t done, uint64_t total, const char *what)
-{
-	if (!isatty(STDERR_FILENO))
-		return;
-	if (total > 0)
-		(void)fprintf(stderr, "\r\033[K%s: %3.0f%%  %s of %s  %.40s", (const char *)ctx,
-			100.0 * (double)done / (double)total, ctl_bytes(done), ctl_bytes(total),
-			what);
-	else
-		(void)fprintf(stderr, "\r\033[K%s: %.40s", (const char *)ctx, what);
-}
+static struct ctl_progress load_progress;
 
 static void print_load(struct json_object *o)
 {
+	const double seconds = (double)ctl_get_int(o, "load_ms") / 1000;
+	const bool read = load_progress.bytes > 0; /* else it was there already */
 	(void)printf("%s is %s on %s: %s, loaded in %s\n", ctl_get(o, "name"), ctl_get(o, "state"),
 		ctl_get(o, "device"), ctl_bytes((uint64_t)ctl_get_int(o, "footprint.total")),
-		ctl_duration((double)ctl_get_int(o, "load_ms") / 1000));
+		read ? ctl_rate(load_progress.bytes, seconds) : ctl_duration(seconds));
 }
 
 int ctl_run_load(struct ctl *ctl, int argc, char **argv)
@@ -177,10 +197,11 @@ int ctl_run_load(struct ctl *ctl, int argc, char **argv)
 	const int status = ctl_connect(ctl, true, -1); /* a large model takes what it takes */
 	if (status != CTL_OK)
 		return status;
-	const enum mamba2_error error = mamba2_load(ctl->m, argv[0], show_progress, argv[0], &json);
-	if (isatty(STDERR_FILENO))
-		(void)fputs("\r\033[K", stderr);
-	return answer(ctl, error, &json, print_load);
+	load_progress.name = argv[0];
+	const enum mamba2_error error =
+		mamba2_load(ctl->m, argv[0], ctl_progress, &load_progress, &json);
+	ctl_progress_end(&load_progress);
+	return ctl_answer(ctl, error, &json, print_load);
 }
 
 static int64_t unload_wait = -1;
@@ -199,44 +220,13 @@ int ctl_run_unload(struct ctl *ctl, int argc, char **argv)
 	char *json = NULL;
 	(void)argc;
 	const int status = ctl_connect(ctl, true, -1);
-	return status != CTL_OK ? status
-				: answer(ctl, mamba2_unload(ctl->m, argv[0], unload_wait, &json),
-					  &json, print_unload);
+	return status != CTL_OK
+		       ? status
+		       : ctl_answer(ctl, mamba2_unload(ctl->m, argv[0], unload_wait, &json), &json,
+				 print_unload);
 }
 
 /* ---- registry ---- */
-
-static int replace_it;
-const struct ctl_option ctl_register_options[] = {
-	{"replace", 0, CTL_FLAG, NULL, &replace_it, "replace a variant of this name"},
-	{NULL, 0, CTL_FLAG, NULL, NULL, NULL}};
-
-static void print_register(struct json_object *o)
-{
-	(void)printf("%s is registered%s\n", ctl_get(o, "name"),
-		strcmp(ctl_get(o, "stale"), "true") == 0
-			? "; what is resident stays as it was until it is unloaded and loaded"
-			: "");
-}
-
-int ctl_run_register(struct ctl *ctl, int argc, char **argv)
-{
-	char *json = NULL;
-	size_t bytes = 0;
-	(void)argc;
-	char *yaml = ctl_read_file(argv[0], M2_LIMIT_VARIANT_YAML_BYTES, &bytes);
-	if (yaml == NULL)
-		return CTL_FAILED;
-	char *source = strcmp(argv[0], "-") == 0 ? NULL : realpath(argv[0], NULL);
-	int status = ctl_connect(ctl, true, 0);
-	if (status == CTL_OK)
-		status =
-			answer(ctl, mamba2_register(ctl->m, yaml, bytes, source, replace_it, &json),
-				&json, print_register);
-	free(source);
-	free(yaml);
-	return status;
-}
 
 static void print_remove(struct json_object *o)
 {
@@ -248,9 +238,9 @@ int ctl_run_remove(struct ctl *ctl, int argc, char **argv)
 	char *json = NULL;
 	(void)argc;
 	const int status = ctl_connect(ctl, true, -1);
-	return status != CTL_OK
-		       ? status
-		       : answer(ctl, mamba2_remove(ctl->m, argv[0], &json), &json, print_remove);
+	return status != CTL_OK ? status
+				: ctl_answer(ctl, mamba2_remove(ctl->m, argv[0], &json), &json,
+					  print_remove);
 }
 
 static void print_reload(struct json_object *o)
@@ -272,8 +262,9 @@ int ctl_run_reload(struct ctl *ctl, int argc, char **argv)
 	(void)argc;
 	(void)argv;
 	const int status = ctl_connect(ctl, true, -1);
-	return status != CTL_OK ? status
-				: answer(ctl, mamba2_reload(ctl->m, &json), &json, print_reload);
+	return status != CTL_OK
+		       ? status
+		       : ctl_answer(ctl, mamba2_reload(ctl->m, &json), &json, print_reload);
 }
 
 /* ---- drain ---- */
@@ -302,7 +293,7 @@ int ctl_run_drain(struct ctl *ctl, int argc, char **argv)
 	const int status = ctl_connect(ctl, true, -1);
 	return status != CTL_OK
 		       ? status
-		       : answer(ctl,
+		       : ctl_answer(ctl,
 				 mamba2_drain(ctl->m, drain.wait, drain.stop, drain.resume, &json),
 				 &json, print_drain);
 }

@@ -169,6 +169,108 @@ static void options_become_fields(void **state)
 	pthread_mutex_unlock(&f->gate->lock);
 }
 
+static void the_form_of_a_prompt_is_the_field_input(void **state)
+{
+	struct fixture *f = *state;
+	static const char *const inputs[] = {
+		"\"input\":\"text\"", "\"input\":\"chat\"", "\"input\":\"fill\""};
+	mamba2_request *r = NULL;
+	for (int form = MAMBA2_FORM_TEXT; form <= MAMBA2_FORM_FILL; form++) {
+		mamba2_generate_options o;
+		mamba2_generate_options_init(&o);
+		o.model = "refuse";
+		o.form = form;
+		o.prompt = "[{}]";
+		o.prompt_bytes = 4;
+		assert_int_equal(mamba2_generate(f->m, &o, &r), MAMBA2_EBUSY);
+		assert_true(fake_gate_last_has(f->gate, inputs[form]));
+		mamba2_score_options s;
+		mamba2_score_options_init(&s);
+		s.model = "refuse";
+		s.form = form;
+		s.prompt = "[{}]";
+		s.prompt_bytes = 4;
+		assert_int_equal(mamba2_score(f->m, &s, &r), MAMBA2_EBUSY);
+		assert_true(fake_gate_last_has(f->gate, inputs[form]));
+	}
+	mamba2_generate_options o;
+	mamba2_generate_options_init(&o);
+	o.model = "demo";
+	o.form = 3;
+	assert_int_equal(mamba2_generate(f->m, &o, &r), MAMBA2_EINVAL);
+	assert_string_equal(mamba2_message_field(f->m), "form");
+	o.form = MAMBA2_FORM_CHAT;
+	o.tokens = prompt;
+	o.n_tokens = 4;
+	assert_int_equal(mamba2_generate(f->m, &o, &r), MAMBA2_EINVAL);
+	assert_string_equal(mamba2_message_field(f->m), "form");
+	int32_t *ids = NULL;
+	size_t count = 0;
+	assert_int_equal(
+		mamba2_tokenize_form(f->m, "demo", MAMBA2_FORM_CHAT, "[]", 2, &ids, &count),
+		MAMBA2_OK);
+	assert_true(fake_gate_last_has(f->gate, inputs[MAMBA2_FORM_CHAT]));
+	mamba2_free(ids);
+}
+
+/* The JSON of the two forms, as the daemon reads it. */
+static void texts_become_the_json_of_a_form(void **state)
+{
+	(void)state;
+	char *json = NULL;
+	size_t bytes = 0;
+	const mamba2_chat_message messages[] = {
+		{"system", "a\"b\\", 4}, {"user", "\xc3\xa9\n\0/", 5}};
+	static const char chat[] = "[{\"role\":\"system\",\"content\":\"a\\\"b\\\\\"},"
+				   "{\"role\":\"user\",\"content\":\"\xc3\xa9\\n\\u0000/\"}]";
+	assert_int_equal(mamba2_chat_json(messages, 2, &json, &bytes), MAMBA2_OK);
+	assert_string_equal(json, chat);
+	assert_int_equal(bytes, strlen(chat));
+	mamba2_free(json);
+	assert_int_equal(mamba2_fill_json("a", 1, NULL, 0, &json, &bytes), MAMBA2_OK);
+	assert_string_equal(json, "{\"prefix\":\"a\",\"suffix\":\"\"}");
+	mamba2_free(json);
+	assert_int_equal(mamba2_fill_json("a", 1, "\xff", 1, &json, &bytes), MAMBA2_EINVAL);
+	assert_null(json);
+	assert_string_equal(mamba2_message_field(NULL), "suffix");
+	const mamba2_chat_message nobody = {NULL, "x", 1};
+	assert_int_equal(mamba2_chat_json(&nobody, 1, &json, &bytes), MAMBA2_EINVAL);
+	assert_string_equal(mamba2_message_field(NULL), "role");
+	assert_null(json);
+}
+
+/* A program that was built with the first header has a struct without `form`, and calls the function, not
+ * the macro that took its place. */
+static void a_program_of_the_first_version_is_served(void **state)
+{
+	struct fixture *f = *state;
+	mamba2_request *r = NULL;
+	struct {
+		mamba2_generate_options o;
+		char guard[8];
+	} g;
+	struct {
+		mamba2_score_options o;
+		char guard[8];
+	} s;
+	memset(&g, 0x5a, sizeof g);
+	memset(&s, 0x5a, sizeof s);
+	(mamba2_generate_options_init)(&g.o);
+	(mamba2_score_options_init)(&s.o);
+	assert_int_equal(g.o.size, offsetof(mamba2_generate_options, form));
+	assert_int_equal(s.o.size, offsetof(mamba2_score_options, form));
+	/* what lies behind its struct is not touched, and not read */
+	assert_int_equal(g.o.form, 0x5a5a5a5a);
+	assert_int_equal(s.o.form, 0x5a5a5a5a);
+	g.o.model = s.o.model = "refuse";
+	g.o.prompt = s.o.prompt = "x";
+	g.o.prompt_bytes = s.o.prompt_bytes = 1;
+	assert_int_equal(mamba2_generate(f->m, &g.o, &r), MAMBA2_EBUSY);
+	assert_true(fake_gate_last_has(f->gate, "\"input\":\"text\""));
+	assert_int_equal(mamba2_score(f->m, &s.o, &r), MAMBA2_EBUSY);
+	assert_true(fake_gate_last_has(f->gate, "\"input\":\"text\""));
+}
+
 static void values_out_of_range_are_refused_before_sending(void **state)
 {
 	struct fixture *f = *state;
@@ -470,6 +572,9 @@ int main(void)
 		WITH_GATE(a_request_is_accepted_published_and_finished),
 		WITH_GATE(a_score_shows_the_prompt),
 		WITH_GATE(options_become_fields),
+		WITH_GATE(the_form_of_a_prompt_is_the_field_input),
+		cmocka_unit_test(texts_become_the_json_of_a_form),
+		WITH_GATE(a_program_of_the_first_version_is_served),
 		WITH_GATE(values_out_of_range_are_refused_before_sending),
 		WITH_GATE(a_refusal_carries_code_field_and_sentence),
 		WITH_GATE(malformed_and_foreign_answers_are_ignored),

@@ -93,6 +93,28 @@ static void a_full_request_becomes_its_struct(void **state)
 	free(p.body);
 }
 
+static void the_word_of_input_says_what_the_payload_is(void **state)
+{
+	static const struct {
+		const char *field;
+		uint32_t flag;
+	} cases[] = {{"", 0}, {",\"input\":\"text\"", 0},
+		{",\"input\":\"tokens\"", M2_REQUEST_TOKENS},
+		{",\"input\":\"chat\"", M2_REQUEST_CHAT}, {",\"input\":\"fill\"", M2_REQUEST_FILL}};
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+		char header[256];
+		(void)snprintf(header, sizeof header, "{" GEN "%s}", cases[i].field);
+		struct parsed p = parse(M2_ENDPOINT_CLIENT, header, "[  ]");
+		assert_int_equal(p.err, M2_OK);
+		assert_int_equal(p.r.flags, cases[i].flag);
+		/* the gate looks at no JSON but its own: the worker reads the payload */
+		assert_int_equal(p.r.prompt_bytes, 4);
+		assert_memory_equal(p.body, "[  ]", 4);
+		free(p.body);
+	}
+}
+
 static void every_op_has_a_header_that_passes(void **state)
 {
 	(void)state;
@@ -102,6 +124,7 @@ static void every_op_has_a_header_that_passes(void **state)
 		  "\"logits\":true}",
 		"abcd");
 	accept_it("{\"v\":1,\"op\":\"tokenize\",\"model\":\"a\"}", "");
+	accept_it("{\"v\":1,\"op\":\"tokenize\",\"model\":\"a\",\"input\":\"chat\"}", "[]");
 	accept_it("{\"v\":1,\"op\":\"detokenize\",\"model\":\"a\"}", "abcdefgh");
 	accept_it("{\"v\":1,\"op\":\"cancel\",\"request\":5}", NULL);
 	accept_it("{\"v\":1,\"op\":\"cancel\",\"target\":\"" KEY "\"}", NULL);
@@ -157,6 +180,14 @@ static void a_refusal_names_its_field_and_code(void **state)
 	refuse_it("{" GEN ",\"stream\":\"messages\",\"logits\":true}", "x", M2_EINVAL, "stream");
 	refuse_it("{" GEN ",\"input\":\"tokens\"}", "abc", M2_EINVAL, "input");
 	refuse_it("{" GEN "}", "\xff", M2_EINVAL, "input");
+	refuse_it("{" GEN ",\"input\":\"poem\"}", "x", M2_EINVAL, "input");
+	refuse_it("{" GEN ",\"input\":\"Chat\"}", "[]", M2_EINVAL, "input");
+	refuse_it("{" GEN ",\"input\":\"chat\"}", "\xff", M2_EINVAL, "input");
+	refuse_it("{" GEN ",\"input\":\"chat\"}", NULL, M2_EPROTO, "");
+	refuse_it("{" GEN ",\"input\":\"chat\",\"special\":true}", "[]", M2_EINVAL, "special");
+	refuse_it("{" GEN ",\"special\":true,\"input\":\"fill\"}", "{}", M2_EINVAL, "special");
+	refuse_it("{\"v\":1,\"op\":\"tokenize\",\"model\":\"a\",\"input\":\"tokens\"}", "abcd",
+		M2_EINVAL, "input");
 	refuse_it("{\"v\":1,\"op\":\"show\",\"model\":\"../x\"}", NULL, M2_EINVAL, "model");
 	refuse_it("{\"v\":1,\"op\":\"show\",\"model\":\"A\"}", NULL, M2_EINVAL, "model");
 	refuse_it("{\"v\":1,\"op\":\"attach\",\"target\":\"00\"}", NULL, M2_EINVAL, "target");
@@ -283,6 +314,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_full_request_becomes_its_struct),
+		cmocka_unit_test(the_word_of_input_says_what_the_payload_is),
 		cmocka_unit_test(every_op_has_a_header_that_passes),
 		cmocka_unit_test(a_refusal_names_its_field_and_code),
 		cmocka_unit_test(entries_beyond_the_limit_are_a_limit_error),

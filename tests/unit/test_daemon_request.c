@@ -87,6 +87,10 @@ static void every_field_out_of_range_is_refused(void **state)
 	REFUSED(r.request = 5);
 	REFUSED(r.prompt_bytes = M2_LIMIT_PAYLOAD_BYTES + 1);
 	REFUSED(r.flags = M2_REQUEST_TOKENS; r.prompt_bytes = 5);
+	REFUSED(r.flags = M2_REQUEST_TOKENS | M2_REQUEST_CHAT);
+	REFUSED(r.flags = M2_REQUEST_CHAT | M2_REQUEST_FILL);
+	REFUSED(r.flags = M2_REQUEST_CHAT | M2_REQUEST_SPECIAL);
+	REFUSED(r.flags = M2_REQUEST_FILL | M2_REQUEST_SPECIAL);
 	REFUSED(r.n_logit_bias = M2_LIMIT_LOGIT_BIAS + 1);
 	REFUSED(r.n_stop = M2_LIMIT_STOP_STRINGS + 1);
 	REFUSED(r.n_stop = 1); /* of length 0 */
@@ -119,6 +123,25 @@ static void sampling_fields_count_only_where_they_are_set(void **state)
 	r0.set = M2_SET_REPETITION;
 	r0.sampling.repetition_penalty = 0.01f; /* the smallest that the wire allows, as a float */
 	assert_int_equal(check(&r0), M2_OK);
+}
+
+static void the_form_of_a_prompt_goes_with_its_op(void **state)
+{
+	static const uint32_t forms[] = {M2_REQUEST_TOKENS, M2_REQUEST_CHAT, M2_REQUEST_FILL};
+	static const struct {
+		uint32_t op;
+		bool takes[3];
+	} cases[] = {{M2_OP_GENERATE, {true, true, true}}, {M2_OP_SCORE, {true, true, true}},
+		{M2_OP_TOKENIZE, {false, true, true}}, {M2_OP_DETOKENIZE, {true, false, false}},
+		{M2_OP_SHOW, {false, false, false}}};
+	(void)state;
+	for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+		for (size_t f = 0; f < 3; f++) {
+			struct m2_request r = generate();
+			r.op = cases[i].op;
+			r.flags = forms[f];
+			assert_int_equal(check(&r), cases[i].takes[f] ? M2_OK : M2_EPROTO);
+		}
 }
 
 static void a_field_of_another_op_is_refused(void **state)
@@ -178,6 +201,7 @@ int main(void)
 		cmocka_unit_test(the_parts_of_a_body_lie_where_the_header_says),
 		cmocka_unit_test(every_field_out_of_range_is_refused),
 		cmocka_unit_test(sampling_fields_count_only_where_they_are_set),
+		cmocka_unit_test(the_form_of_a_prompt_goes_with_its_op),
 		cmocka_unit_test(a_field_of_another_op_is_refused),
 		cmocka_unit_test(defaults_fill_what_the_request_left_and_nothing_else),
 	};

@@ -31,13 +31,13 @@ class GenerateOptions(Structure):
                 ("logit_bias", POINTER(LogitBias)), ("n_logit_bias", c_size_t), ("seed", c_int64),
                 ("stop_tokens", POINTER(c_int32)), ("n_stop_tokens", c_size_t), ("stop", POINTER(c_char_p)),
                 ("n_stop", c_size_t), ("ignore_eos", c_int), ("logprobs", c_int32), ("echo", c_int),
-                ("logits", c_int), ("deadline_ms", c_int64)]
+                ("logits", c_int), ("deadline_ms", c_int64), ("form", c_int)]
 
 
 class ScoreOptions(Structure):
     _fields_ = [("size", c_size_t), ("model", c_char_p), ("prompt", c_char_p), ("prompt_bytes", c_size_t),
                 ("tokens", POINTER(c_int32)), ("n_tokens", c_size_t), ("special", c_int), ("top", c_int32),
-                ("logits", c_int), ("deadline_ms", c_int64)]
+                ("logits", c_int), ("deadline_ms", c_int64), ("form", c_int)]
 
 
 class RequestTimings(Structure):
@@ -56,9 +56,9 @@ _FUNCTIONS = {  # name: (result, arguments)
     "error_code": (c_char_p, [c_int]),
     "version": (c_char_p, []),
     "free": (None, [c_void_p]),
-    "generate_options_init": (None, [POINTER(GenerateOptions)]),
+    "generate_options_init_size": (None, [POINTER(GenerateOptions), c_size_t]),
     "generate": (c_int, [_M, POINTER(GenerateOptions), POINTER(c_void_p)]),
-    "score_options_init": (None, [POINTER(ScoreOptions)]),
+    "score_options_init_size": (None, [POINTER(ScoreOptions), c_size_t]),
     "score": (c_int, [_M, POINTER(ScoreOptions), POINTER(c_void_p)]),
     "request_wait": (c_int, [_R, c_int64]),
     "request_fd": (c_int, [_R]),
@@ -83,6 +83,7 @@ _FUNCTIONS = {  # name: (result, arguments)
     "request_prompt_logits": (c_void_p, [_R, POINTER(c_size_t)]),
     "request_timings": (None, [_R, POINTER(RequestTimings)]),
     "tokenize": (c_int, [_M, c_char_p, c_char_p, c_size_t, c_int, POINTER(c_void_p), POINTER(c_size_t)]),
+    "tokenize_form": (c_int, [_M, c_char_p, c_int, c_char_p, c_size_t, POINTER(c_void_p), POINTER(c_size_t)]),
     "detokenize": (c_int, [_M, c_char_p, POINTER(c_int32), c_size_t, POINTER(c_void_p), POINTER(c_size_t)]),
     "cancel": (c_int, [_M, c_uint64]),
     "list": (c_int, [_M, _JSON]),

@@ -16,9 +16,11 @@ from ._library import (GenerateOptions, LogitBias, Options, Progress, RequestTim
 from ._results import FLOAT, INT, Memory, view
 
 Prompt = Union[str, bytes]
+Messages = Sequence[Mapping[str, str]]  # {"role": "system", "user" or "assistant", "content": text} each
 
 _FINISH = (None, "stop_token", "stop_string", "length", "cancelled", "deadline", "error")
 _CANCELLED, _DEADLINE, _TIMEOUT = 12, 13, 17
+_TEXT, _CHAT, _FILL = 0, 1, 2  # enum mamba2_form
 _SLICE_MS = 200  # how long a wait may keep Python from seeing Ctrl-C
 
 
@@ -299,16 +301,30 @@ def _milliseconds(seconds: Optional[float]) -> int:
     return -1 if seconds is None else max(1, int(seconds * 1000))
 
 
-def _put_prompt(options: Any, prompt: Optional[Prompt], tokens: Optional[Sequence[int]]) -> Any:
+def _form(prompt: Optional[Prompt], messages: Optional[Messages], prefix: Optional[str],
+          suffix: Optional[str]) -> Tuple[int, bytes]:
+    """enum mamba2_form and the payload of the one of the three that is given."""
+    if (prompt is not None) + (messages is not None) + (prefix is not None or suffix is not None) != 1:
+        raise TypeError("give one of prompt, tokens, messages, or prefix and suffix")
+    if messages is not None:
+        return _CHAT, json.dumps([dict(message) for message in messages], ensure_ascii=False).encode()
+    if prompt is None:
+        return _FILL, json.dumps({"prefix": prefix or "", "suffix": suffix or ""}, ensure_ascii=False).encode()
+    return _TEXT, prompt.encode() if isinstance(prompt, str) else prompt
+
+
+def _put_prompt(options: Any, prompt: Optional[Prompt], tokens: Optional[Sequence[int]],
+                messages: Optional[Messages] = None, prefix: Optional[str] = None,
+                suffix: Optional[str] = None) -> Any:
     """Returns what must live until the call."""
-    if (prompt is None) == (tokens is None):
-        raise TypeError("give either prompt or tokens")
     if tokens is not None:
+        if any(other is not None for other in (prompt, messages, prefix, suffix)):
+            raise TypeError("give one of prompt, tokens, messages, or prefix and suffix")
         array = _ids(tokens, "tokens")
         options.tokens, options.n_tokens = array, len(tokens)
         return array
-    text = prompt.encode() if isinstance(prompt, str) else prompt
-    options.prompt, options.prompt_bytes = text, len(text or b"")
+    options.form, text = _form(prompt, messages, prefix, suffix)
+    options.prompt, options.prompt_bytes = text, len(text)
     return text
 
 
@@ -359,15 +375,19 @@ class Client:
                  seed: Optional[int] = None, stop: Union[str, Sequence[str], None] = None,
                  stop_tokens: Optional[Sequence[int]] = None, ignore_eos: bool = False, logprobs: Optional[int] = None,
                  echo: bool = False, logits: bool = False, special: bool = False,
-                 deadline_ms: Optional[int] = None) -> Request:
+                 deadline_ms: Optional[int] = None, messages: Optional[Messages] = None,
+                 prefix: Optional[str] = None, suffix: Optional[str] = None) -> Request:
         """Continue a prompt: text, or token ids.  Returns when the daemon has accepted it.
+
+        Models whose tokenizer has a template (show tells) also answer messages=[{"role": "user", "content": "..."}]
+        and fill in what belongs between prefix and suffix; Unsupported for others.
 
         What is None takes the variant's default.  logprobs: 0 for the chosen token's, k for the k most probable too.
         """
         o = GenerateOptions()
-        lib.generate_options_init(byref(o))
+        lib.generate_options_init_size(byref(o), ctypes.sizeof(o))
         o.model = model.encode()
-        keep = [_put_prompt(o, prompt, tokens)]
+        keep = [_put_prompt(o, prompt, tokens, messages, prefix, suffix)]
         given = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p,
                  "repetition_penalty": repetition_penalty, "presence_penalty": presence_penalty,
                  "frequency_penalty": frequency_penalty, "seed": seed, "logprobs": logprobs,
@@ -394,12 +414,14 @@ class Client:
         return Request(self, Memory(pointer), n)
 
     def score(self, model: str, prompt: Optional[Prompt] = None, *, tokens: Optional[Sequence[int]] = None,
-              top: int = 0, logits: bool = False, special: bool = False, deadline_ms: Optional[int] = None) -> Score:
-        """Log-probabilities of a given text or sequence of ids; waits for all of them."""
+              top: int = 0, logits: bool = False, special: bool = False, deadline_ms: Optional[int] = None,
+              messages: Optional[Messages] = None, prefix: Optional[str] = None,
+              suffix: Optional[str] = None) -> Score:
+        """Log-probabilities of a given text, sequence of ids, conversation or gap; waits for all of them."""
         o = ScoreOptions()
-        lib.score_options_init(byref(o))
+        lib.score_options_init_size(byref(o), ctypes.sizeof(o))
         o.model = model.encode()
-        keep = _put_prompt(o, prompt, tokens)
+        keep = _put_prompt(o, prompt, tokens, messages, prefix, suffix)
         o.top, o.logits, o.special = top, logits, special
         if deadline_ms is not None:
             o.deadline_ms = deadline_ms
@@ -408,10 +430,16 @@ class Client:
         del keep
         return Score(self, Memory(pointer)).result()
 
-    def tokenize(self, model: str, text: str, *, special: bool = False) -> List[int]:
-        data, ids, count = text.encode(), c_void_p(), c_size_t()
-        check(lib.tokenize(self._handle(), model.encode(), data, len(data), special, byref(ids), byref(count)),
-              self._pointer)
+    def tokenize(self, model: str, text: Optional[str] = None, *, special: bool = False,
+                 messages: Optional[Messages] = None, prefix: Optional[str] = None,
+                 suffix: Optional[str] = None) -> List[int]:
+        """Ids of a text, or those that messages or a gap become (see generate)."""
+        (form, data), ids, count = _form(text, messages, prefix, suffix), c_void_p(), c_size_t()
+        if form == _TEXT:
+            number = lib.tokenize(self._handle(), model.encode(), data, len(data), special, byref(ids), byref(count))
+        else:
+            number = lib.tokenize_form(self._handle(), model.encode(), form, data, len(data), byref(ids), byref(count))
+        check(number, self._pointer)
         try:
             return builtins.list((c_int32 * count.value).from_address(ids.value or 0)) if count.value else []
         finally:
