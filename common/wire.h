@@ -8,7 +8,7 @@
  *   event       after                          carries
  *   accepted    generate, score                request, segment (absolute path; absent with messages), bytes
  *   tokens      generate with messages         request, sequence, first, tokens[], text, logprobs[]
- *   progress    load                           done, total (bytes), what
+ *   progress    load, verify                   done, total (bytes), what
  *   finished    generate, score: the last one  request, sequences[], timings
  *   result      everything else: the last one  per request; tokenize: payload int32[]; detokenize: payload text
  *   error       any: the last one              error {code, number, field, message}

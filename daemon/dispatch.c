@@ -10,6 +10,7 @@
 
 #include "common/log.h"
 #include "daemon/admin.h"
+#include "daemon/checks.h"
 #include "daemon/inference.h"
 #include "daemon/inform.h"
 #include "daemon/notify.h"
@@ -34,6 +35,7 @@ static void (*const handlers[M2_OP_COUNT])(struct m2_session *session) = {
 	[M2_OP_REGISTER] = m2_admin_register,
 	[M2_OP_REMOVE] = m2_admin_remove,
 	[M2_OP_RELOAD] = m2_admin_reload,
+	[M2_OP_VERIFY] = m2_checks_verify,
 	[M2_OP_DRAIN] = m2_admin_drain,
 };
 

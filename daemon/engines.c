@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "daemon/checks.h"
 #include "daemon/inform.h"
 #include "daemon/reply.h"
 #include "daemon/residency.h"
@@ -206,6 +207,30 @@ static enum m2_err on_stats(
 	return M2_OK;
 }
 
+static enum m2_err on_checked(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	(void)why;
+	m2_checks_file(w, packet->fixed);
+	return M2_OK;
+}
+
+static enum m2_err on_check_progress(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	(void)why;
+	m2_checks_progress(w, packet->fixed);
+	return M2_OK;
+}
+
+static enum m2_err on_check_ended(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	(void)why;
+	m2_checks_ended(w, packet->fixed);
+	return M2_OK;
+}
+
 static enum m2_err on_packet(void *ctx, const struct m2_ipc_packet *packet, struct m2_why *why)
 {
 	static enum m2_err (*const handlers[M2_IPC_TYPE_COUNT])(
@@ -221,6 +246,9 @@ static enum m2_err on_packet(void *ctx, const struct m2_ipc_packet *packet, stru
 		[M2_IPC_REFUSED] = on_refused,
 		[M2_IPC_HEARTBEAT] = on_heartbeat,
 		[M2_IPC_STATS_REPLY] = on_stats,
+		[M2_IPC_CHECKED] = on_checked,
+		[M2_IPC_CHECK_PROGRESS] = on_check_progress,
+		[M2_IPC_CHECK_ENDED] = on_check_ended,
 	};
 	assert(handlers[packet->type] != NULL); /* the channel's table lets nothing else through */
 	return handlers[packet->type](ctx, packet, why);
@@ -255,6 +283,7 @@ static void on_ended(void *ctx)
 	struct m2_engine *w = ctx;
 	m2_loop_clear_timer(&w->s->loop, &w->watch);
 	w->asked = false;
+	m2_checks_worker_ended(w);
 	m2_residency_worker_ended(w);
 	if (alone(w->s))
 		m2_runtime_sweep(w->s, segment_in_use, w->s);

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "daemon/checks.h"
 #include "daemon/engines.h"
 #include "daemon/lifecycle.h"
 #include "daemon/reply.h"
@@ -132,6 +133,7 @@ void m2_inform_show(struct m2_session *x)
 	if (yaml != NULL)
 		m2_reply_string(variant, "yaml", yaml);
 	put_registration(variant, &entry);
+	m2_checks_put_files(s, v->name, variant);
 	const struct m2_tenant *t = m2_residency_find(s, v->name);
 	if (t != NULL) {
 		struct json_object *resident = json_object_new_object();

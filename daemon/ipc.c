@@ -52,6 +52,9 @@ static const struct row rows[M2_IPC_TYPE_COUNT] = {
 	[M2_IPC_RELEASE] = {M2_IPC_SUPERVISOR, M2_IPC_WORKER, sizeof(struct m2_ipc_cancel), 0},
 	[M2_IPC_STATS] = {M2_IPC_SUPERVISOR, M2_IPC_WORKER, sizeof(struct m2_ipc_hello), 0},
 	[M2_IPC_STOP] = {M2_IPC_SUPERVISOR, M2_IPC_WORKER, sizeof(struct m2_ipc_hello), 0},
+	[M2_IPC_CHECK] = {M2_IPC_SUPERVISOR, M2_IPC_WORKER, sizeof(struct m2_ipc_check),
+		sizeof(struct m2_variant) + M2_IPC_KNOWN_MAX * sizeof(struct m2_ipc_file)},
+	[M2_IPC_CHECK_CANCEL] = {M2_IPC_SUPERVISOR, M2_IPC_WORKER, sizeof(struct m2_ipc_cancel), 0},
 	[M2_IPC_WORKER_READY] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR,
 		sizeof(struct m2_ipc_worker_ready), 0},
 	[M2_IPC_PROGRESS] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_progress), 0},
@@ -67,6 +70,11 @@ static const struct row rows[M2_IPC_TYPE_COUNT] = {
 	[M2_IPC_HEARTBEAT] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_heartbeat), 0},
 	[M2_IPC_STATS_REPLY] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_stats),
 		MODELS_MAX * sizeof(struct m2_ipc_model_stats)},
+	[M2_IPC_CHECKED] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_checked), 0},
+	[M2_IPC_CHECK_PROGRESS] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR,
+		sizeof(struct m2_ipc_check_progress), 0},
+	[M2_IPC_CHECK_ENDED] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_check_ended),
+		0},
 };
 
 struct head {
@@ -83,6 +91,11 @@ _Static_assert(sizeof(struct head) == 16, "the fixed struct begins at a multiple
 _Static_assert(sizeof(struct m2_ipc_request) <= FIXED_MAX, "the largest struct fits");
 _Static_assert(sizeof(struct m2_ipc_finished) <= FIXED_MAX, "the largest struct fits");
 _Static_assert((int)M2_IPC_BODY_MAX >= (int)REQUEST_BODY_MAX, "a request's body fits");
+_Static_assert(sizeof(struct m2_ipc_checked) <= FIXED_MAX, "the largest struct fits");
+_Static_assert(sizeof(struct m2_variant) + M2_IPC_KNOWN_MAX * sizeof(struct m2_ipc_file) <=
+		       M2_IPC_BODY_MAX,
+	"what is known of a check's files fits");
+_Static_assert(sizeof(struct m2_variant) % 8 == 0, "the files behind a variant are aligned");
 
 struct pending {
 	struct pending *next;

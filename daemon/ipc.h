@@ -41,18 +41,23 @@ enum m2_ipc_type {
 	M2_IPC_RELEASE, /* m2_ipc_cancel: unlink the segment */
 	M2_IPC_STATS,   /* m2_ipc_hello: answer with STATS_REPLY */
 	M2_IPC_STOP,    /* m2_ipc_hello: end now */
+	M2_IPC_CHECK, /* m2_ipc_check + body: struct m2_variant, then struct m2_ipc_file [n_known] */
+	M2_IPC_CHECK_CANCEL, /* m2_ipc_cancel: its check, wherever it is */
 	/* worker -> supervisor */
-	M2_IPC_WORKER_READY, /* m2_ipc_worker_ready */
-	M2_IPC_PROGRESS,     /* m2_ipc_progress */
-	M2_IPC_LOADED,       /* m2_ipc_loaded */
-	M2_IPC_UNLOADED,     /* m2_ipc_unloaded */
-	M2_IPC_ACCEPTED,     /* m2_ipc_accepted */
-	M2_IPC_TOKENS,       /* m2_ipc_tokens + body */
-	M2_IPC_FINISHED,     /* m2_ipc_finished */
-	M2_IPC_DATA,         /* m2_ipc_data + body: answer of tokenize, detokenize */
-	M2_IPC_REFUSED,      /* m2_ipc_refused: the request never ran */
-	M2_IPC_HEARTBEAT,    /* m2_ipc_heartbeat: once a second from the step loop itself */
-	M2_IPC_STATS_REPLY,  /* m2_ipc_stats + body: struct m2_ipc_model_stats [n] */
+	M2_IPC_WORKER_READY,   /* m2_ipc_worker_ready */
+	M2_IPC_PROGRESS,       /* m2_ipc_progress */
+	M2_IPC_LOADED,         /* m2_ipc_loaded */
+	M2_IPC_UNLOADED,       /* m2_ipc_unloaded */
+	M2_IPC_ACCEPTED,       /* m2_ipc_accepted */
+	M2_IPC_TOKENS,         /* m2_ipc_tokens + body */
+	M2_IPC_FINISHED,       /* m2_ipc_finished */
+	M2_IPC_DATA,           /* m2_ipc_data + body: answer of tokenize, detokenize */
+	M2_IPC_REFUSED,        /* m2_ipc_refused: the request never ran */
+	M2_IPC_HEARTBEAT,      /* m2_ipc_heartbeat: once a second from the step loop itself */
+	M2_IPC_STATS_REPLY,    /* m2_ipc_stats + body: struct m2_ipc_model_stats [n] */
+	M2_IPC_CHECKED,        /* m2_ipc_checked: one file */
+	M2_IPC_CHECK_PROGRESS, /* m2_ipc_check_progress */
+	M2_IPC_CHECK_ENDED,    /* m2_ipc_check_ended: the last of a check */
 	M2_IPC_TYPE_COUNT
 };
 
@@ -122,8 +127,10 @@ struct m2_ipc_loaded {
 	uint64_t load_ms;
 	char dialect[16];
 	char container[48];
-	char weights[8]; /* dtype resident */
-	char path[64];   /* which code runs it */
+	char weights[8];    /* dtype resident */
+	char path[64];      /* which code runs it */
+	char tokenizer[64]; /* its kind, "": none */
+	char template[64];  /* of conversations and gaps, "": none */
 };
 
 struct m2_ipc_unloaded {
@@ -207,6 +214,54 @@ struct m2_ipc_stats {
 	uint64_t segments;
 	uint32_t n_models;
 	uint32_t pad;
+};
+
+/* Read the files of a variant's checkpoint and tokenizer and tell their checksums.  One check at a time
+ * runs in a worker, at the lowest priority. */
+enum {
+	M2_IPC_FILE_PATH = M2_LIMIT_PATH_BYTES + 258, /* a path, '/', a file's name, NUL */
+	M2_IPC_KNOWN_MAX = 4096
+};
+
+struct m2_ipc_file {
+	uint64_t bytes;
+	int64_t mtime_ns;
+	char path[M2_IPC_FILE_PATH]; /* absolute */
+	char pad[6];
+};
+
+struct m2_ipc_check {
+	uint64_t check; /* the supervisor's number of it */
+	uint32_t model; /* the load it follows: ends with its unload; 0: of none */
+	uint32_t
+		every; /* 1: read every file, those that are known and no longer used too, and tell progress;
+		    0: those that are not known with the same size and time */
+	uint32_t n_known;
+	uint32_t pad;
+};
+
+struct m2_ipc_checked {
+	uint64_t check;
+	struct m2_ipc_file file;
+	uint32_t err; /* enum m2_err; ENOENT: it is missing */
+	uint32_t pad;
+	struct m2_why why;
+	char sha256[72]; /* if err is 0 */
+};
+
+struct m2_ipc_check_progress {
+	uint64_t check;
+	uint64_t done;
+	uint64_t total;
+	char what[64];
+};
+
+struct m2_ipc_check_ended {
+	uint64_t check;
+	uint32_t
+		err; /* enum m2_err: why the checkpoint or tokenizer could not be opened, or ECANCELED */
+	uint32_t pad;
+	struct m2_why why;
 };
 
 /* One received packet.  fixed and body point into the channel's buffer or a mapping and are valid until

@@ -1,12 +1,14 @@
-/* main.c - the table of contents: read the options, then be one of three processes.
+/* main.c - the table of contents: read the options, then be one of three processes - or none of them.
  *
  *   supervisor   daemon/supervisor.h   what a person or systemd starts
  *   gate         daemon/gate.c         the ZeroMQ sockets
  *   worker       daemon/worker.c       one device, its models, the step loop
+ *   inspect      daemon/inspect.c      no daemon: says what a checkpoint is, and ends
  */
 #include <stdio.h>
 
 #include "common/log.h"
+#include "daemon/inspect.h"
 #include "daemon/options.h"
 #include "daemon/roles.h"
 #include "daemon/supervisor.h"
@@ -39,7 +41,7 @@ static int run_worker(const struct m2_options *o)
 int main(int argc, char **argv)
 {
 	static struct m2_options options;
-	static const char *const roles[] = {"supervisor", "gate", "worker"};
+	static const char *const roles[] = {"supervisor", "gate", "worker", "inspect"};
 	struct m2_why why = {.text = ""};
 	enum m2_log_level level = M2_LOG_INFO;
 
@@ -47,6 +49,8 @@ int main(int argc, char **argv)
 		(void)fprintf(stderr, "mamba2d: %s\n", why.text);
 		return 2;
 	}
+	if (options.role == M2_ROLE_INSPECT)
+		level = M2_LOG_WARN; /* what it has to say is its output */
 	(void)m2_log_level_parse(options.log_level, &level);
 	m2_log_init(roles[options.role], level, options.journal);
 
@@ -55,6 +59,8 @@ int main(int argc, char **argv)
 		return run_gate(&options);
 	case M2_ROLE_WORKER:
 		return run_worker(&options);
+	case M2_ROLE_INSPECT:
+		return m2_inspect_run(&options.inspect, stdout);
 	case M2_ROLE_SUPERVISOR:
 		break;
 	}

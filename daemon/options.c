@@ -36,7 +36,18 @@ enum key {
 	KEY_OPEN,
 	KEY_ORDINAL,
 	KEY_BUDGET,
-	KEY_PER_USER
+	KEY_PER_USER,
+	KEY_INSPECT,
+	KEY_JSON,
+	KEY_YAML,
+	KEY_NAME,
+	KEY_ALIAS,
+	KEY_SLOTS,
+	KEY_DEVICE,
+	KEY_WEIGHTS,
+	KEY_TOKENIZER,
+	KEY_NORM_GROUPS,
+	KEY_LAST
 };
 
 static const struct argp_option table[] = {
@@ -64,6 +75,20 @@ static const struct argp_option table[] = {
 	{"ordinal", KEY_ORDINAL, "N", OPTION_HIDDEN, "", 0},
 	{"results-budget", KEY_BUDGET, "BYTES", OPTION_HIDDEN, "", 0},
 	{"results-per-user", KEY_PER_USER, "BYTES", OPTION_HIDDEN, "", 0},
+	{"inspect", KEY_INSPECT, "PATH", 0,
+		"Start no daemon: say what the checkpoint in PATH is and whether it would be "
+		"accepted, "
+		"as mamba2ctl inspect does",
+		0},
+	{"json", KEY_JSON, NULL, OPTION_HIDDEN, "", 0},
+	{"yaml", KEY_YAML, NULL, OPTION_HIDDEN, "", 0},
+	{"name", KEY_NAME, "NAME", OPTION_HIDDEN, "", 0},
+	{"alias", KEY_ALIAS, "NAME", OPTION_HIDDEN, "", 0},
+	{"slots", KEY_SLOTS, "N", OPTION_HIDDEN, "", 0},
+	{"device", KEY_DEVICE, "DEVICE", OPTION_HIDDEN, "", 0},
+	{"weights", KEY_WEIGHTS, "TYPE", OPTION_HIDDEN, "", 0},
+	{"tokenizer", KEY_TOKENIZER, "PATH", OPTION_HIDDEN, "", 0},
+	{"norm-groups", KEY_NORM_GROUPS, "N", OPTION_HIDDEN, "", 0},
 	{0},
 };
 
@@ -215,6 +240,48 @@ static enum m2_err take_hidden(struct parse *p, int key, const char *arg)
 	}
 }
 
+static enum m2_err take_inspect(struct parse *p, int key, const char *arg)
+{
+	struct m2_inspect_options *o = &p->o->inspect;
+	int64_t n = 0;
+	enum m2_err err = M2_OK;
+	switch (key) {
+	case KEY_INSPECT:
+		p->o->role = M2_ROLE_INSPECT;
+		return copy_path(o->path, sizeof o->path, arg, "inspect", p->why);
+	case KEY_JSON:
+		o->form = M2_INSPECT_JSON;
+		return M2_OK;
+	case KEY_YAML:
+		o->form = M2_INSPECT_YAML;
+		return M2_OK;
+	case KEY_NAME:
+		return copy(o->name, sizeof o->name, arg, "name", p->why);
+	case KEY_ALIAS:
+		if (o->n_aliases == M2_LIMIT_ALIASES)
+			return m2_fail_field(M2_EINVAL, p->why, "alias",
+				"--alias more than %d times", M2_LIMIT_ALIASES);
+		return copy(o->aliases[o->n_aliases++], sizeof o->aliases[0], arg, "alias", p->why);
+	case KEY_SLOTS:
+		err = number(arg, 1, M2_LIMIT_SLOTS, "slots", &n, p->why);
+		o->slots = (int32_t)n;
+		return err;
+	case KEY_DEVICE:
+		return copy(o->device, sizeof o->device, arg, "device", p->why);
+	case KEY_WEIGHTS:
+		return copy(o->weights, sizeof o->weights, arg, "weights", p->why);
+	case KEY_TOKENIZER:
+		return strcmp(arg, "none") == 0
+			       ? copy(o->tokenizer, sizeof o->tokenizer, arg, "tokenizer", p->why)
+			       : copy_path(o->tokenizer, sizeof o->tokenizer, arg, "tokenizer",
+					 p->why);
+	default: /* KEY_NORM_GROUPS */
+		err = number(arg, 0, 4096, "norm-groups", &n, p->why);
+		o->norm_groups = (int32_t)n;
+		return err;
+	}
+}
+
 static error_t take(int key, char *arg, struct argp_state *state)
 {
 	struct parse *p = state->input;
@@ -225,9 +292,11 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	}
 	if (key != KEY_CONFIG && key < KEY_RUNTIME)
 		return ARGP_ERR_UNKNOWN;
-	if (key > KEY_PER_USER) /* argp's own keys */
+	if (key >= KEY_LAST) /* argp's own keys */
 		return ARGP_ERR_UNKNOWN;
-	p->err = key >= KEY_ROLE ? take_hidden(p, key, arg) : take_public(p, key, arg);
+	p->err = key >= KEY_INSPECT ? take_inspect(p, key, arg)
+		 : key >= KEY_ROLE  ? take_hidden(p, key, arg)
+				    : take_public(p, key, arg);
 	return p->err == M2_OK ? 0 : EINVAL;
 }
 
@@ -349,6 +418,11 @@ enum m2_err m2_options_parse(int argc, char **argv, struct m2_options *out, stru
 	take_notify_socket(out);
 	if (out->role == M2_ROLE_WORKER || out->role == M2_ROLE_GATE)
 		return M2_OK; /* the supervisor told them everything */
+	if (out->role == M2_ROLE_INSPECT) {
+		if (out->inspect.form == M2_INSPECT_YAML && out->inspect.name[0] == '\0')
+			return m2_fail_field(M2_EINVAL, why, "name", "--yaml needs --name NAME");
+		return M2_OK; /* it has no directories */
+	}
 	const enum m2_err err = choose_directories(out, why);
 	return err == M2_OK ? check_socket_path(out, why) : err;
 }

@@ -12,9 +12,26 @@
 #include "common/limits.h"
 #include "common/log.h"
 
-enum m2_role { M2_ROLE_SUPERVISOR, M2_ROLE_GATE, M2_ROLE_WORKER };
+enum m2_role { M2_ROLE_SUPERVISOR, M2_ROLE_GATE, M2_ROLE_WORKER, M2_ROLE_INSPECT };
 
 enum { M2_OPTION_DIRS = 16 };
+
+enum m2_inspect_form { M2_INSPECT_TEXT, M2_INSPECT_JSON, M2_INSPECT_YAML };
+
+/* --inspect PATH: what a checkpoint is, without a daemon (daemon/inspect.h).  "" and 0: not given. */
+struct m2_inspect_options {
+	char path[M2_LIMIT_PATH_BYTES + 1];
+	enum m2_inspect_form form;
+	int32_t norm_groups;
+	char tokenizer[M2_LIMIT_PATH_BYTES + 1]; /* absolute, or "none" */
+	/* of the variant that --yaml prints; its parser checks them */
+	char name[M2_LIMIT_NAME_BYTES + 1];
+	int32_t n_aliases;
+	char aliases[M2_LIMIT_ALIASES][M2_LIMIT_NAME_BYTES + 1];
+	int32_t slots;
+	char device[16];
+	char weights[16];
+};
 
 struct m2_options {
 	enum m2_role role;
@@ -39,6 +56,7 @@ struct m2_options {
 	int32_t ordinal;
 	int64_t results_budget;
 	int64_t results_per_user;
+	struct m2_inspect_options inspect;
 };
 
 /* Parses argv; --help and --version print and end the process, as argp does; a wrong option is

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "common/log.h"
+#include "daemon/checks.h"
 #include "daemon/notify.h"
 #include "daemon/reply.h"
 #include "daemon/residency_internal.h"
@@ -281,6 +282,7 @@ void m2_residency_loaded(struct m2_engine *worker, const struct m2_ipc_loaded *l
 		(unsigned long long)m2_tenant_bytes(r), (unsigned long long)loaded->load_ms);
 	m2_tenant_preload_over(r);
 	serve_waiting(r);
+	m2_checks_loaded(r);
 	m2_residency_session_left(r);
 	if (r->leave)
 		m2_residency_unload(r, r->leave_wait_s, NULL);

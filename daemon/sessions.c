@@ -14,6 +14,7 @@
 
 #include "common/log.h"
 #include "common/results.h"
+#include "daemon/checks.h"
 #include "daemon/lifecycle.h"
 #include "daemon/reply.h"
 #include "daemon/residency.h"
@@ -59,7 +60,8 @@ bool m2_key_given(const uint8_t key[M2_LIMIT_KEY_BYTES])
 static bool once_only(uint32_t op)
 {
 	const uint32_t once = M2_OP_BIT(GENERATE) | M2_OP_BIT(SCORE) | M2_OP_BIT(LOAD) |
-			      M2_OP_BIT(UNLOAD) | M2_OP_BIT(REGISTER) | M2_OP_BIT(REMOVE);
+			      M2_OP_BIT(UNLOAD) | M2_OP_BIT(REGISTER) | M2_OP_BIT(REMOVE) |
+			      M2_OP_BIT(VERIFY);
 	return (once >> op & 1) != 0;
 }
 
@@ -288,6 +290,8 @@ static void leave_the_living(struct m2_session *x)
 	x->body_bytes = 0;
 	if (tenant != NULL)
 		m2_residency_session_left(tenant);
+	if (x->check != NULL)
+		m2_check_session_left(x->check);
 }
 
 void m2_session_end(
@@ -356,7 +360,10 @@ void m2_session_cancel(struct m2_session *x, uint32_t reason)
 		return;
 	}
 	x->s->counters.cancelled++;
-	m2_session_fail(x, m2_fail(M2_ECANCELED, &why, "cancelled before it ran"), &why);
+	m2_session_fail(x,
+		m2_fail(M2_ECANCELED, &why,
+			x->check != NULL ? "cancelled" : "cancelled before it ran"),
+		&why);
 }
 
 void m2_session_adopt(struct m2_session *x, const struct m2_request *again)

@@ -24,6 +24,7 @@
 
 struct m2_tenant;
 struct m2_engine;
+struct m2_check;
 
 enum m2_session_state {
 	M2_SESSION_NEW,
@@ -41,6 +42,7 @@ struct m2_session {
 	struct m2_user *user;
 	struct m2_process *process;
 	struct m2_tenant *tenant; /* while waiting or running */
+	struct m2_check *check;   /* verify, while it waits for that */
 	struct m2_engine *engine; /* that has it, or had it and holds its segment */
 	uint32_t engine_life;
 	bool counted; /* in user->running */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "common/log.h"
+#include "daemon/checks.h"
 #include "daemon/dispatch.h"
 #include "daemon/engines.h"
 #include "daemon/inform.h"
@@ -107,6 +108,7 @@ static enum m2_err build_up(struct m2_supervisor *s, struct m2_why *why)
 	m2_list_init(&s->workers);
 	m2_sessions_init(s);
 	m2_residency_init(s);
+	m2_checks_init(s);
 	m2_inform_init(s);
 	enum m2_err err = m2_loop_init(&s->loop, why);
 	if (err == M2_OK)
@@ -135,6 +137,7 @@ static void tear_down(struct m2_supervisor *s)
 	if (s->loop.epoll <= 0)
 		return;
 	m2_lifecycle_finish(s);
+	m2_checks_finish(s);
 	m2_sessions_finish(s);
 	m2_residency_finish(s);
 	m2_engines_finish(s);

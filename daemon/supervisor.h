@@ -9,6 +9,7 @@
  *   sessions     one request from its arrival until its answer is forgotten;  processes: its client
  *   dispatch     an op's handler;  inference: the ops that a worker runs
  *   residency    which variant is resident where and how it gets there;  residency_leave: how it goes
+ *   checks       checksums of checkpoint files, in the background and by verify
  *   admin        load unload register remove reload drain;  inform: list show ps status
  *   who          may this user do that
  *   lifecycle    drain and stop, reload;  notify: what systemd is told
@@ -94,6 +95,10 @@ struct m2_supervisor {
 	struct m2_link residents; /* struct m2_tenant */
 	uint32_t next_model;
 	struct m2_timer idle;
+
+	/* checks */
+	struct m2_link checks; /* struct m2_check */
+	uint64_t next_check;
 
 	/* inform */
 	struct m2_link ps_waiting; /* sessions of op ps that wait for the workers' figures */

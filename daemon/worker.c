@@ -45,6 +45,12 @@ static enum m2_err on_packet(struct m2_worker *w, const struct m2_ipc_packet *p,
 	}
 	case M2_IPC_STATS:
 		return m2_worker_on_stats(w, why);
+	case M2_IPC_CHECK:
+		return m2_worker_on_check(w, p->fixed, p->body, p->body_bytes, why);
+	case M2_IPC_CHECK_CANCEL: {
+		const struct m2_ipc_cancel *cancel = p->fixed;
+		return m2_worker_on_check_cancel(w, cancel->request, why);
+	}
 	case M2_IPC_STOP:
 		w->stopping = true;
 		return M2_OK;
@@ -84,6 +90,10 @@ static enum m2_err on_post(struct m2_worker *w, struct m2_post *post, struct m2_
 		return m2_worker_on_done(w, post->object, why);
 	case M2_POST_HEARTBEAT:
 		return send_heartbeat(w, why);
+	case M2_POST_CHECKED:
+	case M2_POST_CHECK_PROGRESS:
+	case M2_POST_CHECK_ENDED:
+		return m2_worker_on_check_post(w, post, why);
 	default:
 		w->stopping = true; /* M2_POST_LOST */
 		w->status = 1;
@@ -181,6 +191,8 @@ static enum m2_err assemble(struct m2_worker *w, struct m2_why *why)
 	if (err == M2_OK)
 		err = m2_worker_loader_start(w, why);
 	if (err == M2_OK)
+		err = m2_worker_checker_start(w, why);
+	if (err == M2_OK)
 		err = m2_worker_step_start(w, why);
 	if (err == M2_OK)
 		err = say_ready(w, why); /* last: from here on we are asked things */
@@ -195,6 +207,7 @@ static bool take_apart(struct m2_worker *w, bool remove)
 	m2_worker_step_stop(w);
 	m2_worker_clerks_stop(w);
 	const bool idle = m2_worker_loader_stop(w);
+	m2_worker_checker_stop(w);
 	/* the last words: every task was finished by the step thread */
 	w->stopping = true;
 	if (w->channel != NULL) {
@@ -228,6 +241,7 @@ int m2_worker_main(const struct m2_worker_options *options)
 	(void)pthread_mutex_init(&w->work_lock, NULL);
 	(void)pthread_cond_init(&w->clerk_wake, NULL);
 	(void)pthread_cond_init(&w->loader_wake, NULL);
+	(void)pthread_cond_init(&w->checker_wake, NULL);
 	enum m2_err err = assemble(w, &why);
 	if (err == M2_OK)
 		err = front_loop(w, &why);

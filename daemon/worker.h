@@ -4,6 +4,7 @@
  *   step     the only one that steps; owns lanes and tasks from submission to done (worker_step.c)
  *   clerks   two threads for what would hold the front up: long texts, large results (worker_clerk.c)
  *   loader   one thread that reads checkpoints, loads and unloads (worker_load.c)
+ *   checker  one thread that computes checksums of files, at the lowest priority (worker_check.c)
  *
  * The front sends to step by `inbox`; everyone sends to the front by `outbox`.  A model (m2_resident)
  * and a request (m2_call) belong to the front, except while one of the others works for them: what it
@@ -13,6 +14,7 @@
  *   unload   no calls left: front -> step (REMOVE) -> front -> loader (UNLOADED) -> front
  *   call     front, or front -> clerk (PREPARED) -> front: accepted -> step (SUBMIT), NEWS*, DONE ->
  *            front: finished.  Its results memory stays until the supervisor releases it
+ *   check    front -> checker: CHECKED, CHECK_PROGRESS*, CHECK_ENDED -> front
  */
 #ifndef M2_DAEMON_WORKER_H
 #define M2_DAEMON_WORKER_H
@@ -40,15 +42,18 @@ enum m2_post_kind {
 	M2_POST_SUBMIT, /* m2_call */
 	M2_POST_QUIT,   /* finish everything, then end the thread */
 	/* -> front */
-	M2_POST_PROGRESS,  /* loader: m2_resident */
-	M2_POST_LOADED,    /* loader: m2_resident */
-	M2_POST_REMOVED,   /* step: m2_resident is in no scheduler any more */
-	M2_POST_UNLOADED,  /* loader: m2_resident */
-	M2_POST_PREPARED,  /* clerk: m2_call */
-	M2_POST_NEWS,      /* step: m2_call has more tokens to tell */
-	M2_POST_DONE,      /* step: m2_call */
-	M2_POST_HEARTBEAT, /* step */
-	M2_POST_LOST       /* step: the device is gone, or the thread has quit */
+	M2_POST_PROGRESS,       /* loader: m2_resident */
+	M2_POST_LOADED,         /* loader: m2_resident */
+	M2_POST_REMOVED,        /* step: m2_resident is in no scheduler any more */
+	M2_POST_UNLOADED,       /* loader: m2_resident */
+	M2_POST_PREPARED,       /* clerk: m2_call */
+	M2_POST_NEWS,           /* step: m2_call has more tokens to tell */
+	M2_POST_DONE,           /* step: m2_call */
+	M2_POST_HEARTBEAT,      /* step */
+	M2_POST_CHECKED,        /* checker: what became of one file */
+	M2_POST_CHECK_PROGRESS, /* checker: m2_worker_check */
+	M2_POST_CHECK_ENDED,    /* checker: m2_worker_check */
+	M2_POST_LOST            /* step: the device is gone, or the thread has quit */
 };
 
 enum m2_resident_state { M2_RESIDENT_LOADING, M2_RESIDENT_READY, M2_RESIDENT_LEAVING };
@@ -71,7 +76,8 @@ struct m2_resident {
 	struct m2_lane *lane;
 	_Atomic uint64_t bytes_done;
 	_Atomic uint64_t bytes_total;
-	uint64_t progress_ns; /* when progress was last posted */
+	_Atomic(const char *) what; /* is being done: a static text */
+	uint64_t progress_ns;       /* when progress was last posted */
 
 	/* admission, under m2_worker.admission */
 	int64_t reserved; /* slots of the calls that are accepted and not done */
@@ -122,6 +128,8 @@ struct m2_call {
 	struct m2_post post; /* all others, one at a time */
 };
 
+struct m2_worker_check; /* of worker_check.c */
+
 struct m2_worker {
 	const struct m2_worker_options *options;
 	const struct m2_backend *backend;
@@ -158,7 +166,7 @@ struct m2_worker {
 	/* admission of calls: front and clerks */
 	pthread_mutex_t admission;
 
-	/* clerks and loader: one lock for both queues, held for a few instructions */
+	/* clerks, loader, checker: one lock for all queues, held for a few instructions */
 	pthread_mutex_t work_lock;
 	pthread_cond_t clerk_wake;
 	pthread_cond_t loader_wake;
@@ -170,6 +178,11 @@ struct m2_worker {
 	int n_clerks;
 	pthread_t loader_thread;
 	bool loader_started;
+	pthread_cond_t checker_wake;
+	struct m2_worker_check *checks;   /* that wait, those of a person first */
+	struct m2_worker_check *checking; /* the checker's at this moment */
+	pthread_t checker_thread;
+	bool checker_started;
 };
 
 /* CLOCK_MONOTONIC in nanoseconds. */
@@ -197,6 +210,20 @@ bool m2_worker_loader_stop(struct m2_worker *w);
 void m2_worker_load(struct m2_worker *w, struct m2_resident *resident);
 /* Give everything back that a load took. */
 void m2_worker_unload_now(struct m2_worker *w, struct m2_resident *resident);
+
+/* ---- worker_check.c: the checker */
+enum m2_err m2_worker_checker_start(struct m2_worker *w, struct m2_why *why);
+/* Abandon the check that runs, and all that wait. */
+void m2_worker_checker_stop(struct m2_worker *w);
+enum m2_err m2_worker_on_check(struct m2_worker *w, const struct m2_ipc_check *packet,
+	const void *body, size_t body_bytes, struct m2_why *why);
+/* Abandon the check of that number. */
+enum m2_err m2_worker_on_check_cancel(struct m2_worker *w, uint64_t check, struct m2_why *why);
+/* Abandon the checks that followed the load of a model. */
+enum m2_err m2_worker_checks_leave(struct m2_worker *w, uint32_t model, struct m2_why *why);
+/* A post of the checker: told to the supervisor, and freed where it is the last. */
+enum m2_err m2_worker_on_check_post(
+	struct m2_worker *w, const struct m2_post *post, struct m2_why *why);
 
 /* ---- worker_calls.c: the front's table of calls and what it tells the supervisor of them */
 struct m2_call *m2_worker_call_find(struct m2_worker *w, uint64_t id);

@@ -12,6 +12,7 @@
 
 #include "common/log.h"
 #include "model/checkpoint.h"
+#include "model/template.h"
 
 #define PROGRESS_NS UINT64_C(100000000)
 
@@ -23,6 +24,15 @@ struct load {
 	struct m2_load_options options;
 	struct m2_lane_facts lane;
 };
+
+/* The supervisor hears at once what is being done now. */
+static void begin_part(struct load *load, const char *what)
+{
+	struct m2_resident *r = load->resident;
+	atomic_store_explicit(&r->what, what, memory_order_relaxed);
+	if (!atomic_exchange(&r->progress_pending, true))
+		m2_post_send(&load->worker->outbox, &r->post_progress);
+}
 
 static void on_progress(void *ctx, uint64_t done, uint64_t total)
 {
@@ -118,21 +128,30 @@ static void fill_facts(struct load *load)
 	(void)snprintf(f->weights, sizeof f->weights, "%s",
 		m2_dtype_name(r->variant.weights != M2_DTYPE_NONE ? r->variant.weights : stored));
 	(void)snprintf(f->path, sizeof f->path, "%s", info.path);
+	if (r->tokenizer != NULL) {
+		const char *name = m2_template_name(r->tokenizer);
+		(void)snprintf(
+			f->tokenizer, sizeof f->tokenizer, "%s", m2_tokenizer_kind(r->tokenizer));
+		(void)snprintf(f->template, sizeof f->template, "%s", name != NULL ? name : "");
+	}
 }
 
 static enum m2_err load_checkpoint(struct load *load, struct m2_why *why)
 {
 	struct m2_resident *r = load->resident;
+	begin_part(load, "checking tensors");
 	enum m2_err err = m2_checkpoint_open(
 		r->variant.checkpoint, r->variant.norm_groups, &load->checkpoint, why);
 	if (err != M2_OK)
 		return err;
 	r->config = *m2_checkpoint_config(load->checkpoint);
+	begin_part(load, "tokenizer");
 	err = open_tokenizer(r, why);
 	if (err != M2_OK)
 		return err;
 	plan_options(load);
 	err = check_budget(load, why);
+	begin_part(load, "reading weights");
 	if (err == M2_OK)
 		err = load->worker->backend->load(load->worker->device, &r->config.desc,
 			&load->source, &load->options, &r->model, why);

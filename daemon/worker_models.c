@@ -74,7 +74,8 @@ enum m2_err m2_worker_on_progress(struct m2_worker *w, struct m2_resident *r, st
 		.done = atomic_load_explicit(&r->bytes_done, memory_order_relaxed),
 		.total = atomic_load_explicit(&r->bytes_total, memory_order_relaxed),
 	};
-	(void)snprintf(progress.what, sizeof progress.what, "weights");
+	const char *what = atomic_load_explicit(&r->what, memory_order_relaxed);
+	(void)snprintf(progress.what, sizeof progress.what, "%s", what != NULL ? what : "");
 	return m2_ipc_send(w->channel, M2_IPC_PROGRESS, &progress, NULL, 0, why);
 }
 
@@ -110,6 +111,9 @@ enum m2_err m2_worker_on_unload(
 		return m2_ipc_send(w->channel, M2_IPC_UNLOADED, &gone, NULL, 0, why);
 	}
 	r->unload_wanted = true;
+	const enum m2_err err = m2_worker_checks_leave(w, r->id, why);
+	if (err != M2_OK)
+		return err;
 	if (r->state != M2_RESIDENT_READY)
 		return M2_OK;
 	const int64_t wait_s = packet->wait_s < 0 ? UNLOAD_WAIT_S : packet->wait_s;

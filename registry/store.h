@@ -44,7 +44,8 @@ enum m2_err m2_store_open(const char *path, struct m2_store **out, struct m2_why
 void m2_store_close(struct m2_store **store);
 
 /* Register or (replace = true) replace.  yaml is what was parsed into v; it is stored verbatim.
- * source: an absolute path or "".  Replacing keeps the load history and forgets the last error.
+ * source: an absolute path or "".  Replacing keeps the load history and forgets the last error and the
+ * checksums of the files, which may be others now.
  * A name that is another's alias, or an alias that is another's name or alias: EEXIST. */
 enum m2_err m2_store_put(struct m2_store *store, const struct m2_variant *v, const char *yaml,
 	size_t yaml_length, const char *source, enum m2_origin origin, uid_t by, bool replace,
@@ -85,5 +86,38 @@ enum m2_err m2_store_load_begin(struct m2_store *store, const char *name, const 
 	uid_t by, int64_t *row, struct m2_why *why);
 enum m2_err m2_store_load_end(struct m2_store *store, int64_t row, int64_t duration_ms,
 	int64_t bytes, enum m2_err result, const struct m2_why *result_why, struct m2_why *why);
+
+/* ---- files: the checksums of a variant's checkpoint and tokenizer (store_files.c) ---- */
+
+enum { M2_STORE_FILE_PATH = M2_LIMIT_PATH_BYTES + 258 }; /* a path, '/', a file's name, NUL */
+
+struct m2_store_file {
+	char path[M2_STORE_FILE_PATH]; /* absolute */
+	uint64_t bytes;                /* size and time of modification at the last look */
+	int64_t mtime_ns;
+	char sha256[65];     /* as recorded */
+	char found[65];      /* at the last look; another one than sha256: the file has changed */
+	int64_t recorded_at; /* seconds since 1970 */
+	int64_t checked_at;  /* of the last look */
+};
+
+/* All files of the variant of that name or alias in order of path; malloc'd, the caller frees; NULL and
+ * 0 when there are none. */
+enum m2_err m2_store_files(struct m2_store *store, const char *name, struct m2_store_file **out,
+	size_t *count, struct m2_why *why);
+
+enum m2_store_seen { M2_STORE_FILE_NEW, M2_STORE_FILE_SAME, M2_STORE_FILE_CHANGED };
+
+/* A file was read: path, bytes, mtime_ns and found of `look` count; sha256 and recorded_at become what was
+ * on record before.  A first look records; a later one is held against the record, which stays unless
+ * replace says that what is there now is right.
+ * registration: the checksum of what was registered when the look began; another one now, or none:
+ * M2_ENOENT, nothing is stored. */
+enum m2_err m2_store_file_look(struct m2_store *store, const char *name, const char *registration,
+	struct m2_store_file *look, bool replace, enum m2_store_seen *seen, struct m2_why *why);
+
+/* Drop one record.  M2_ENOENT as above; a file that is not recorded: M2_OK. */
+enum m2_err m2_store_file_forget(struct m2_store *store, const char *name, const char *registration,
+	const char *path, struct m2_why *why);
 
 #endif

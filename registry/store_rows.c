@@ -165,6 +165,8 @@ enum m2_err m2_store_put_row(
 		sqlite3_stmt *unname = m2_store_statement(store, M2_STORE_UNNAME);
 		(void)sqlite3_bind_int64(unname, 1, id);
 		err = m2_store_run(store, unname, why);
+		if (err == M2_OK)
+			err = m2_store_files_forget(store, id, why);
 	}
 	if (err == M2_OK)
 		err = write_row(store, item, &id, why);

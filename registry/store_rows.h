@@ -79,6 +79,9 @@ enum m2_err m2_store_column(struct m2_store *store, sqlite3_stmt *statement, int
 /* Close the books on loads that a former process began and did not end. */
 enum m2_err m2_store_loads_interrupted(struct m2_store *store, struct m2_why *why);
 
+/* The checksums of all files of a variant. */
+enum m2_err m2_store_files_forget(struct m2_store *store, int64_t id, struct m2_why *why);
+
 /* The id behind a name or alias; M2_ENOENT. */
 enum m2_err m2_store_find_name(
 	struct m2_store *store, const char *name, int64_t *id, struct m2_why *why);

@@ -4,7 +4,9 @@
  * keeps them unique across all variants; text compares byte by byte (SQLite's BINARY).  A variant's
  * YAML is stored as it was given: the record is made from it anew each time, so there are no columns
  * to drift from variant_keys.def.  Load ids are never reused (AUTOINCREMENT): the end of a load whose
- * variant was removed meanwhile must not hit another one's.
+ * variant was removed meanwhile must not hit another one's.  A file's recorded checksum stays until
+ * the variant is registered anew or somebody says that what is there now is right: a change that was
+ * noticed is not forgotten by being noticed.
  */
 #include "registry/store_schema.h"
 
@@ -50,6 +52,18 @@ static const char *const steps[] = {
 	") STRICT;"
 	"CREATE INDEX loads_variant ON loads (variant, id);"
 	"CREATE INDEX loads_open ON loads (id) WHERE result IS NULL;",
+	/* 2: what the files of a variant's checkpoint were when they were first seen, and at the last look */
+	"CREATE TABLE files ("
+	"  variant INTEGER NOT NULL REFERENCES variants (id) ON DELETE CASCADE,"
+	"  path TEXT NOT NULL CHECK (substr(path, 1, 1) = '/'),"
+	"  bytes INTEGER NOT NULL CHECK (bytes >= 0),"
+	"  mtime_ns INTEGER NOT NULL,"
+	"  sha256 TEXT NOT NULL CHECK (length(sha256) = 64),"
+	"  recorded_at INTEGER NOT NULL,"
+	"  found TEXT NOT NULL CHECK (length(found) = 64)," /* at the last look; sha256: unchanged */
+	"  checked_at INTEGER NOT NULL,"
+	"  PRIMARY KEY (variant, path)"
+	") STRICT, WITHOUT ROWID;",
 };
 
 const char *const *m2_store_schema(int *count)

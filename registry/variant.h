@@ -90,7 +90,8 @@ char *m2_variant_print(const struct m2_variant *v, bool all);
 /* The generated reference of all keys with type, range, default and doc, as commented YAML. */
 char *m2_variant_reference(void);
 
-/* SHA-256 of the bytes as 64 hex digits and NUL: the checksum of what was registered. */
+/* SHA-256 of the bytes as 64 hex digits and NUL: the checksum of what was registered.  Empty when there is
+ * no memory for it: no registration has that. */
 void m2_variant_checksum(const char *text, size_t length, char out[65]);
 
 #endif

@@ -149,6 +149,31 @@ static void a_child_is_told_everything_and_asks_nothing(void **state)
 	assert_string_equal(o.runtime_dir, "");
 }
 
+static void inspect_is_a_role_without_directories(void **state)
+{
+	(void)state;
+	assert_int_equal(parse("--inspect=/m", "--json", "--norm-groups=2", NULL), M2_OK);
+	assert_int_equal(o.role, M2_ROLE_INSPECT);
+	assert_string_equal(o.inspect.path, "/m");
+	assert_int_equal(o.inspect.form, M2_INSPECT_JSON);
+	assert_int_equal(o.inspect.norm_groups, 2);
+	assert_string_equal(o.runtime_dir, "");
+	assert_int_equal(parse("--inspect=m.gguf", "--tokenizer=t", NULL, NULL), M2_OK);
+	assert_int_equal(o.inspect.form, M2_INSPECT_TEXT);
+	assert_int_equal(o.inspect.path[0], '/');
+	assert_int_equal(o.inspect.tokenizer[0], '/');
+	assert_int_equal(parse("--inspect=m", "--tokenizer=none", NULL, NULL), M2_OK);
+	assert_string_equal(o.inspect.tokenizer, "none");
+	/* a variant needs a name, and its numbers are numbers */
+	assert_int_equal(parse("--inspect=/m", "--yaml", NULL, NULL), M2_EINVAL);
+	assert_non_null(strstr(why.text, "--name"));
+	assert_int_equal(parse("--inspect=/m", "--yaml", "--name=a", "--alias=b"), M2_OK);
+	assert_int_equal(o.inspect.n_aliases, 1);
+	assert_string_equal(o.inspect.aliases[0], "b");
+	assert_int_equal(parse("--inspect=/m", "--slots=0", NULL, NULL), M2_EINVAL);
+	assert_int_equal(parse("--inspect=/m", "--norm-groups=-1", NULL, NULL), M2_EINVAL);
+}
+
 #define TEST(name) cmocka_unit_test_setup(name, clear_environment)
 
 int main(void)
@@ -161,6 +186,7 @@ int main(void)
 		TEST(wrong_values_name_their_option),
 		TEST(what_is_not_given_is_left_to_the_configuration),
 		TEST(a_child_is_told_everything_and_asks_nothing),
+		TEST(inspect_is_a_role_without_directories),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

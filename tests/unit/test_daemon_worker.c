@@ -396,6 +396,33 @@ static void text_becomes_tokens_and_tokens_become_text(void **unused)
 	close_rig(&rig, true);
 }
 
+/* The demo model's tokenizer has no template; one that has is driven by tests/system/test_template.py. */
+static void a_conversation_for_a_tokenizer_without_a_template_is_refused(void **unused)
+{
+	(void)unused;
+	struct rig rig;
+	if (!open_rig(&rig))
+		skip();
+	const struct m2_variant v = demo_variant(2, 8);
+	const struct m2_ipc_loaded loaded = load_variant(&rig, MODEL, &v, 0);
+	assert_int_equal(loaded.err, M2_OK);
+	assert_non_null(strstr(loaded.tokenizer, "BPE"));
+	assert_string_equal(loaded.template, "");
+	static const char text[] = "[{\"role\":\"user\",\"content\":\"x\"}]";
+	static const uint32_t ops[] = {M2_OP_TOKENIZE, M2_OP_GENERATE, M2_OP_SCORE};
+	for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++) {
+		struct m2_ipc_request r = ask(&rig, ops[i], text, 5);
+		r.request.flags = M2_REQUEST_CHAT;
+		send_request(&rig, &r, text);
+		await(&rig, M2_IPC_REFUSED);
+		const struct m2_ipc_refused *refused = (const void *)rig.fixed;
+		assert_int_equal(refused->err, M2_EUNSUPPORTED);
+		assert_non_null(strstr(refused->why.text, "demo has a tokenizer without"));
+		assert_string_equal(refused->why.field, "input");
+	}
+	close_rig(&rig, true);
+}
+
 static void the_queue_is_bounded_and_a_cancel_frees_it(void **unused)
 {
 	(void)unused;
@@ -523,6 +550,7 @@ int main(void)
 		cmocka_unit_test(a_request_is_accepted_runs_and_lies_in_its_segment_until_released),
 		cmocka_unit_test(messages_carry_what_a_segment_holds),
 		cmocka_unit_test(text_becomes_tokens_and_tokens_become_text),
+		cmocka_unit_test(a_conversation_for_a_tokenizer_without_a_template_is_refused),
 		cmocka_unit_test(the_queue_is_bounded_and_a_cancel_frees_it),
 		cmocka_unit_test(a_load_that_cannot_be_says_why_and_takes_nothing),
 		cmocka_unit_test(an_unload_waits_for_its_requests_then_cancels_them),

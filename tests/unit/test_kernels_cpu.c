@@ -73,7 +73,7 @@ static void run(struct rig *rig, const int32_t *tokens, const int32_t *ends, str
 			.logits = out->logits + (size_t)at * (size_t)rig->desc.vocab_rows,
 		};
 		if (cpu)
-			m2_cpu_poison(rig->model);
+			rig->backend->poison(rig->model);
 		assert_int_equal(rig->backend->step(rig->model, &work, 1, &why), M2_OK);
 		at = ends[i];
 	}

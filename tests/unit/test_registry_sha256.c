@@ -1,4 +1,4 @@
-/* test_registry_sha256.c - SHA-256 against the vectors of FIPS 180-4 and NIST's CAVP. */
+/* test_registry_sha256.c - SHA-256 against the vectors of FIPS 180-4 and NIST's CAVP, whole and in parts. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -8,13 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/sha256.h"
+#include "registry/sha256.h"
 #include "registry/variant.h"
 
 static void expect_digest(const void *data, size_t length, const char *hex)
 {
 	char got[M2_SHA256_HEX];
-	m2_sha256_hex(data, length, got);
+	assert_true(m2_sha256_hex(data, length, got));
 	assert_string_equal(got, hex);
 }
 
@@ -67,10 +67,37 @@ static void the_padding_changes_shape_at_the_right_lengths(void **state)
 		zeros, 64, "f5a5fd42d16a20302798ef6ed309979b43003d2320d9f0e8ea9831a92759fb4b");
 	char before[M2_SHA256_HEX], after[M2_SHA256_HEX];
 	for (size_t n = 0; n < 129; n++) {
-		m2_sha256_hex(zeros, n, before);
-		m2_sha256_hex(zeros, n + 1, after);
+		assert_true(m2_sha256_hex(zeros, n, before));
+		assert_true(m2_sha256_hex(zeros, n + 1, after));
 		assert_string_not_equal(before, after);
 	}
+}
+
+/* However a message is cut, and again and again with the same stream. */
+static void a_message_in_parts_has_the_digest_of_the_whole(void **state)
+{
+	(void)state;
+	unsigned char text[1000];
+	char whole[M2_SHA256_HEX], parts[M2_SHA256_HEX];
+	struct m2_sha256 *stream = m2_sha256_create();
+	assert_non_null(stream);
+	for (size_t i = 0; i < sizeof text; i++)
+		text[i] = (unsigned char)(i * 7 + i / 256);
+	assert_true(m2_sha256_hex(text, sizeof text, whole));
+	for (size_t cut = 1; cut < 200; cut += 13) {
+		for (size_t at = 0; at < sizeof text; at += cut)
+			assert_true(m2_sha256_update(stream, text + at,
+				sizeof text - at < cut ? sizeof text - at : cut));
+		assert_true(m2_sha256_update(stream, NULL, 0));
+		assert_true(m2_sha256_end(stream, parts));
+		assert_string_equal(parts, whole);
+	}
+	assert_true(m2_sha256_end(stream, parts)); /* of nothing */
+	assert_string_equal(
+		parts, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+	m2_sha256_destroy(&stream);
+	assert_null(stream);
+	m2_sha256_destroy(&stream);
 }
 
 static void the_checksum_of_a_variant_is_this(void **state)
@@ -89,6 +116,7 @@ int main(void)
 		cmocka_unit_test(a_million_times_a),
 		cmocka_unit_test(short_messages_of_the_validation_suite),
 		cmocka_unit_test(the_padding_changes_shape_at_the_right_lengths),
+		cmocka_unit_test(a_message_in_parts_has_the_digest_of_the_whole),
 		cmocka_unit_test(the_checksum_of_a_variant_is_this),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -283,7 +283,7 @@ static void the_database_is_private_and_durable(void **state)
 	assert_int_equal(st.st_mode & 0777, 0600);
 	m2_store_close(&store);
 	assert_int_equal(query(state, "PRAGMA application_id"), M2_STORE_APPLICATION_ID);
-	assert_int_equal(query(state, "PRAGMA user_version"), 1);
+	assert_int_equal(query(state, "PRAGMA user_version"), 2);
 }
 
 static void the_schema_itself_keeps_names_unique(void **state)
@@ -313,8 +313,8 @@ static void migrations_run_once_each_and_a_failed_one_changes_nothing(void **sta
 	int version;
 	struct m2_why why;
 	const char *const *built_in = m2_store_schema(&count);
-	assert_int_equal(count, 1);
-	const char *later[] = {built_in[0],
+	assert_int_equal(count, 2);
+	const char *later[] = {built_in[0], built_in[1],
 		"ALTER TABLE variants ADD COLUMN note TEXT; UPDATE variants SET note = 'n'",
 		"CREATE TABLE more (a INTEGER); INSERT INTO nowhere VALUES (1)"};
 	struct m2_store *store = open_ok(state);
@@ -322,15 +322,15 @@ static void migrations_run_once_each_and_a_failed_one_changes_nothing(void **sta
 	m2_store_close(&store);
 	sqlite3 *db = NULL;
 	assert_int_equal(sqlite3_open(test_path(state, "registry.db"), &db), SQLITE_OK);
-	assert_int_equal(m2_store_identify(db, "db", 3, &version, NULL), M2_OK);
-	assert_int_equal(version, 1);
-	assert_int_equal(m2_store_migrate(db, "db", later, 2, version, NULL), M2_OK);
-	assert_int_equal(m2_store_identify(db, "db", 3, &version, NULL), M2_OK);
+	assert_int_equal(m2_store_identify(db, "db", 4, &version, NULL), M2_OK);
 	assert_int_equal(version, 2);
-	assert_int_equal(m2_store_migrate(db, "db", later, 3, version, &why), M2_EIO);
+	assert_int_equal(m2_store_migrate(db, "db", later, 3, version, NULL), M2_OK);
+	assert_int_equal(m2_store_identify(db, "db", 4, &version, NULL), M2_OK);
+	assert_int_equal(version, 3);
+	assert_int_equal(m2_store_migrate(db, "db", later, 4, version, &why), M2_EIO);
 	assert_string_equal(why.text, "registry db: no such table: nowhere");
-	assert_int_equal(m2_store_identify(db, "db", 3, &version, NULL), M2_OK);
-	assert_int_equal(version, 2);
+	assert_int_equal(m2_store_identify(db, "db", 4, &version, NULL), M2_OK);
+	assert_int_equal(version, 3);
 	assert_int_equal(sqlite3_close(db), SQLITE_OK);
 	assert_int_equal(query(state, "SELECT count(*) FROM sqlite_schema WHERE name = 'more'"), 0);
 	assert_int_equal(query(state, "SELECT count(*) FROM variants WHERE note = 'n'"), 1);
@@ -338,8 +338,8 @@ static void migrations_run_once_each_and_a_failed_one_changes_nothing(void **sta
 	assert_int_equal(m2_store_open(test_path(state, "registry.db"), &store, &why), M2_EFORMAT);
 	assert_null(store);
 	assert_non_null(
-		strstr(why.text, "was written by a newer mamba2d (schema 2, this one knows 1)"));
-	assert_int_equal(query(state, "PRAGMA user_version"), 2);
+		strstr(why.text, "was written by a newer mamba2d (schema 3, this one knows 2)"));
+	assert_int_equal(query(state, "PRAGMA user_version"), 3);
 }
 
 static void expect_refused(void **state, enum m2_err expected, const char *words)
