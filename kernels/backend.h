@@ -125,7 +125,9 @@ struct m2_load_options {
 	int32_t slots;         /* sequences with a state, 1.. */
 	int32_t max_tokens;    /* most tokens, over all items, in one step, >= 1 */
 	int32_t max_items;     /* most items in one step, >= 1 */
-	void (*progress)(void *ctx, uint64_t bytes_done, uint64_t bytes_total); /* may be NULL */
+	/* May be NULL.  Called on any of load's threads, never on two at once; bytes_done only grows,
+	 * and the last call of a load that succeeds says bytes_total. */
+	void (*progress)(void *ctx, uint64_t bytes_done, uint64_t bytes_total);
 	void *progress_ctx;
 };
 
@@ -206,6 +208,10 @@ struct m2_backend {
 	/* The state in the definition's form, for tests and tools: conv [L, K-1, C] raw columns before
 	 * the convolution, oldest first, and ssm [L, H, P, N], both f32 host memory; NULL: not wanted. */
 	enum m2_err (*slot_export)(struct m2_model *model, int32_t slot, float *conv, float *ssm);
+
+	/* For tests: fill every buffer of a step with NaN, since what a step reads it must have
+	 * written.  NULL: the backend has none. */
+	void (*poison)(struct m2_model *model);
 };
 
 /* "ref" or "cpu", always there; "cuda" when its shared object is found beside the program or in the

@@ -215,4 +215,5 @@ const struct m2_backend m2_cpu_backend = {
 	.slot_save = slot_save,
 	.slot_restore = slot_restore,
 	.slot_export = slot_export,
+	.poison = m2_cpu_poison,
 };

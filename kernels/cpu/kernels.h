@@ -86,6 +86,11 @@ struct m2_cpu_kernels {
 
 	/* M2_CHUNK tokens in the chunked form. */
 	void (*chunk)(const struct m2_head_span *span, const struct m2_head_scratch *scratch);
+
+	/* m2_panel_pack and m2_elements_convert (matrix.h), with the same bits. */
+	void (*pack)(void *dst, enum m2_dtype dtype, const void *src, enum m2_dtype stored,
+		size_t stride, int32_t rows, size_t cols);
+	void (*convert)(void *dst, enum m2_dtype to, const void *src, enum m2_dtype from, size_t n);
 };
 
 extern const struct m2_cpu_kernels m2_cpu_kernels_portable;

@@ -11,6 +11,7 @@
 #include "kernels/cpu/vec_math.h"
 #include "kernels/cpu/vec_rows.h"
 #include "kernels/cpu/vec_heads.h"
+#include "kernels/cpu/vec_pack.h"
 
 enum {
 	FEW = 6,      /* tokens up to which weights are asked for */
@@ -145,5 +146,7 @@ const struct m2_cpu_kernels m2_cpu_kernels_avx512 = {
 	.recurrence = heads_recurrence,
 	.chunk_cb = heads_chunk_cb,
 	.chunk = heads_chunk,
+	.pack = pack_panel,
+	.convert = pack_convert,
 };
 #endif

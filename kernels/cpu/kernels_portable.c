@@ -93,4 +93,6 @@ const struct m2_cpu_kernels m2_cpu_kernels_portable = {
 	.recurrence = heads_recurrence,
 	.chunk_cb = heads_chunk_cb,
 	.chunk = heads_chunk,
+	.pack = m2_panel_pack,
+	.convert = m2_elements_convert,
 };

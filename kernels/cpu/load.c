@@ -1,14 +1,10 @@
-/* load.c - the layout of a model in its three regions, and filling it from a weight source.
+/* load.c - the layout of a model in its three regions, and its making and its end.
  *
- * lay_out runs twice, on paper and in memory.  Tensors are asked for one at a time: a large one is
- * read into a scratch buffer of its own size, packed, and the buffer is given back, so the host
- * holds the model once and the largest tensor twice.
+ * lay_out runs twice, on paper and in memory, so that a plan cannot differ from a load.  What then
+ * fills the weights is load_weights.c.
  */
-#include "kernels/cpu/model.h"
+#include "kernels/cpu/load.h"
 
-#include <float.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/num.h"
@@ -162,24 +158,14 @@ static bool lay_out(struct m2_model *m, const struct m2_weight_source *source,
 
 /* ---- plan ----------------------------------------------------------------------------------- */
 
-static bool is_matrix(enum m2_weight which)
-{
-	return which == M2_W_EMBEDDING || which == M2_W_HEAD || which == M2_W_IN_PROJ ||
-	       which == M2_W_OUT_PROJ;
-}
-
-static bool of_model(enum m2_weight which)
-{
-	return which == M2_W_EMBEDDING || which == M2_W_FINAL_NORM || which == M2_W_HEAD;
-}
-
 static enum m2_err check_source(
 	const struct m2_model_desc *desc, const struct m2_weight_source *source, struct m2_why *why)
 {
 	for (int32_t layer = -1; layer < desc->n_layers; layer++) {
 		for (int w = 0; w < M2_W_COUNT; w++) {
 			const enum m2_weight which = (enum m2_weight)w;
-			if (m2_weight_elements(desc, which) == 0 || of_model(which) != (layer < 0))
+			if (m2_weight_elements(desc, which) == 0 ||
+				m2_weight_of_model(which) != (layer < 0))
 				continue;
 			if (m2_dtype_bytes(source->dtype(source->ctx, layer, which)) == 0)
 				return m2_fail(M2_EFORMAT, why, "weight %d of layer %d is missing",
@@ -243,131 +229,6 @@ enum m2_err m2_cpu_plan(struct m2_device *device, const struct m2_model_desc *de
 
 /* ---- load ----------------------------------------------------------------------------------- */
 
-static void fill_conv(struct m2_model *m, float *dst, const float *src)
-{
-	const int32_t taps = m->desc.conv_kernel, channels = m2_desc_conv_channels(&m->desc);
-	for (int32_t c = 0; c < channels; c++)
-		for (int32_t j = 0; j < taps; j++)
-			dst[(size_t)j * (size_t)m->channel_stride + (size_t)c] =
-				src[(size_t)c * (size_t)taps + (size_t)j];
-}
-
-static void fill_a(float *a, size_t n, bool given)
-{
-	for (size_t i = 0; i < n; i++) {
-		const float value = given ? a[i] : -expf(a[i]);
-		/* Finite, so that the chunked form's differences of sums stay numbers. */
-		a[i] = value < -FLT_MAX ? -FLT_MAX : value;
-	}
-}
-
-/* Where a weight goes: a matrix, or a vector of floats. */
-static const struct m2_matrix *matrix_of(
-	const struct m2_model *m, const struct m2_cpu_layer *layer, enum m2_weight which)
-{
-	switch (which) {
-	case M2_W_EMBEDDING:
-		return &m->embedding;
-	case M2_W_HEAD:
-		return &m->head;
-	case M2_W_IN_PROJ:
-		return &layer->in_proj;
-	default:
-		return &layer->out_proj;
-	}
-}
-
-static float *vector_of(
-	const struct m2_model *m, const struct m2_cpu_layer *layer, enum m2_weight which)
-{
-	switch (which) {
-	case M2_W_FINAL_NORM:
-		return m->final_norm;
-	case M2_W_NORM:
-		return layer->norm;
-	case M2_W_IN_BIAS:
-		return layer->in_bias;
-	case M2_W_CONV_BIAS:
-		return layer->conv_bias;
-	case M2_W_DT_BIAS:
-		return layer->dt_bias;
-	case M2_W_A_LOG:
-		return layer->a;
-	case M2_W_D:
-		return layer->d;
-	case M2_W_GATED_NORM:
-		return layer->gated_norm;
-	default:
-		return layer->out_bias;
-	}
-}
-
-static enum m2_err fill_vector(struct m2_model *m, const struct m2_cpu_layer *layer,
-	enum m2_weight which, const void *src, enum m2_dtype stored, struct m2_why *why)
-{
-	const size_t n = m2_weight_elements(&m->desc, which);
-	if (which != M2_W_CONV) {
-		float *dst = vector_of(m, layer, which);
-		m2_dtype_to_f32(dst, src, stored, n);
-		if (which == M2_W_A_LOG)
-			fill_a(dst, n, m->desc.a_given);
-		return M2_OK;
-	}
-	float *wide = malloc(n * sizeof *wide);
-	if (wide == NULL)
-		return m2_fail(M2_ENOMEM, why, "no memory for a convolution of %zu weights", n);
-	m2_dtype_to_f32(wide, src, stored, n);
-	fill_conv(m, layer->conv, wide);
-	free(wide);
-	return M2_OK;
-}
-
-static enum m2_err load_weight(struct m2_model *m, const struct m2_weight_source *source,
-	int32_t index, enum m2_weight which, struct m2_why *why)
-{
-	const struct m2_cpu_layer *layer = index < 0 ? NULL : &m->layers[index];
-	const enum m2_dtype stored = source->dtype(source->ctx, index, which);
-	const size_t n = m2_weight_elements(&m->desc, which);
-	const size_t bytes = n * m2_dtype_bytes(stored);
-	void *scratch = malloc(bytes);
-	if (scratch == NULL)
-		return m2_fail(M2_ENOMEM, why, "no memory to read a weight of %zu bytes", bytes);
-	enum m2_err err = source->read(source->ctx, index, which, 0, n, scratch, why);
-	if (err == M2_OK && is_matrix(which))
-		m2_matrix_pack(matrix_of(m, layer, which), scratch, stored);
-	else if (err == M2_OK)
-		err = fill_vector(m, layer, which, scratch, stored, why);
-	free(scratch);
-	return err;
-}
-
-static enum m2_err load_weights(struct m2_model *m, const struct m2_weight_source *source,
-	const struct m2_load_options *options, struct m2_why *why)
-{
-	uint64_t done = 0;
-	for (int32_t index = -1; index < m->desc.n_layers; index++) {
-		for (int w = 0; w < M2_W_COUNT; w++) {
-			const enum m2_weight which = (enum m2_weight)w;
-			const size_t n = m2_weight_elements(&m->desc, which);
-			if (n == 0 || of_model(which) != (index < 0))
-				continue;
-			enum m2_err err = load_weight(m, source, index, which, why);
-			if (err != M2_OK)
-				return err;
-			const struct m2_cpu_layer *layer = index < 0 ? NULL : &m->layers[index];
-			done += is_matrix(which) ? m2_matrix_bytes(matrix_of(m, layer, which))
-						 : n * sizeof(float);
-			if (options->progress != NULL)
-				options->progress(
-					options->progress_ctx, done, m->footprint.weights);
-		}
-	}
-	if (options->progress != NULL) /* alignment and padding are done too */
-		options->progress(
-			options->progress_ctx, m->footprint.weights, m->footprint.weights);
-	return M2_OK;
-}
-
 static void destroy_regions(void *const *regions, const struct m2_footprint *footprint)
 {
 	m2_region_destroy(regions[WEIGHTS], footprint->weights);
@@ -385,8 +246,9 @@ enum m2_err m2_cpu_load(struct m2_device *device, const struct m2_model_desc *de
 	if (err != M2_OK)
 		return err;
 	const struct m2_footprint f = paper.footprint;
-	paper.regions[WEIGHTS] = m2_region_create(f.weights);
-	paper.regions[STATE] = m2_region_create(f.state);
+	/* The loader threads bring the pages of the large ones. */
+	paper.regions[WEIGHTS] = m2_region_reserve(f.weights);
+	paper.regions[STATE] = m2_region_reserve(f.state);
 	paper.regions[WORKSPACE] = m2_region_create(f.workspace);
 	for (int i = 0; i < REGIONS; i++) {
 		if (paper.regions[i] == NULL) {
@@ -401,7 +263,8 @@ enum m2_err m2_cpu_load(struct m2_device *device, const struct m2_model_desc *de
 	struct m2_model *model = paper.regions[WORKSPACE];
 	*model = paper;
 	(void)lay_out(model, source, options);
-	err = load_weights(model, source, options, why);
+	const struct m2_cpu_loading loading = m2_cpu_loading_usual(device);
+	err = m2_cpu_load_weights(model, source, options, &loading, why);
 	if (err != M2_OK)
 		m2_cpu_unload(&model);
 	*out = model;

@@ -40,7 +40,18 @@ static inline size_t m2_matrix_bytes(const struct m2_matrix *m)
 	return m2_matrix_panels(m) * m2_matrix_panel_bytes(m);
 }
 
-/* Fill m->data, which is zero, from src [rows, cols] of any stored type, rounding if they differ. */
+/* Columns of one panel, from dst on, which is cache-line aligned: element (r, c) is
+ * src[r * stride + c], of any stored type, rounded if the types differ.  `rows` rows are there, the
+ * others become zero.  Scalar: the definition that all kernels' `pack` must give the bits of. */
+void m2_panel_pack(void *dst, enum m2_dtype dtype, const void *src, enum m2_dtype stored,
+	size_t stride, int32_t rows, size_t cols);
+
+/* n numbers of any type to F32, F16 or BF16, by way of f32 with the bits of common/dtype.h; equal
+ * types are copied.  The definition of all kernels' `convert`. */
+void m2_elements_convert(
+	void *dst, enum m2_dtype to, const void *src, enum m2_dtype from, size_t n);
+
+/* All panels of m->data from src [rows, cols]. */
 void m2_matrix_pack(const struct m2_matrix *m, const void *src, enum m2_dtype stored);
 
 /* out[cols] = row `row`, widened. */

@@ -3,7 +3,10 @@
 #define M2_KERNELS_CPU_VEC_AVX2_H
 
 #include <immintrin.h>
+#include <stddef.h>
 #include <stdint.h>
+
+#include "common/dtype.h"
 
 typedef __m256 vf;
 
@@ -108,6 +111,89 @@ static inline vf vf_split(vf x, vf *n)
 		_mm256_srai_epi32(_mm256_sub_epi32(bits, _mm256_set1_epi32(0x3f3504f3)), 23);
 	*n = _mm256_cvtepi32_ps(k);
 	return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(k, 23)));
+}
+
+static inline vf vf_load_as(enum m2_dtype dtype, const void *p)
+{
+	if (dtype == M2_DTYPE_F32)
+		return _mm256_loadu_ps(p);
+	if (dtype == M2_DTYPE_F64)
+		return _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd((const double *)p + 4)),
+			_mm256_cvtpd_ps(_mm256_loadu_pd(p)));
+	const __m128i half = _mm_loadu_si128(p);
+	if (dtype == M2_DTYPE_F16)
+		return _mm256_cvtph_ps(half);
+	return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));
+}
+
+static inline void vf_store_as(enum m2_dtype dtype, void *p, vf x)
+{
+	if (dtype == M2_DTYPE_F32) {
+		_mm256_storeu_ps(p, x);
+		return;
+	}
+	if (dtype == M2_DTYPE_F16) {
+		_mm_storeu_si128(
+			p, _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+		return;
+	}
+	const __m256i bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
+	const __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
+	const __m256i up = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff));
+	const __m256i rounded = _mm256_srli_epi32(_mm256_add_epi32(bits, up), 16);
+	const __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
+	const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+	const __m256i chosen = _mm256_blendv_epi8(rounded, quiet, nan);
+	_mm_storeu_si128(p, _mm_packus_epi32(_mm256_castsi256_si128(chosen),
+				    _mm256_extracti128_si256(chosen, 1)));
+}
+
+/* ---- bytes ---------------------------------------------------------------------------------- */
+
+typedef __m256i vb;
+
+enum { VB_PARTS = 2 };
+
+static inline vb vb_load_parts(const unsigned char *p, size_t step)
+{
+	const __m128i first = _mm_loadu_si128((const __m128i *)(const void *)p);
+	const __m128i second = _mm_loadu_si128((const __m128i *)(const void *)(p + step));
+	return _mm256_inserti128_si256(_mm256_castsi128_si256(first), second, 1);
+}
+
+static inline void vb_store(unsigned char *p, vb x)
+{
+	_mm256_store_si256((__m256i *)(void *)p, x);
+}
+
+static inline vb vb_low2(vb a, vb b)
+{
+	return _mm256_unpacklo_epi16(a, b);
+}
+
+static inline vb vb_high2(vb a, vb b)
+{
+	return _mm256_unpackhi_epi16(a, b);
+}
+
+static inline vb vb_low4(vb a, vb b)
+{
+	return _mm256_unpacklo_epi32(a, b);
+}
+
+static inline vb vb_high4(vb a, vb b)
+{
+	return _mm256_unpackhi_epi32(a, b);
+}
+
+static inline vb vb_low8(vb a, vb b)
+{
+	return _mm256_unpacklo_epi64(a, b);
+}
+
+static inline vb vb_high8(vb a, vb b)
+{
+	return _mm256_unpackhi_epi64(a, b);
 }
 
 #endif

@@ -1,0 +1,205 @@
+/* vec_pack.h - from rows as they are stored to a panel, and from one type of number to another.
+ *
+ * Packing is a transpose.  Rows are taken 16 bytes at a time, so many of them to a vector as it has
+ * parts; within the parts all rows' elements are then zipped, 2 by 2, 4 by 4, 8 by 8, and what comes
+ * out are the columns.  The rows are loaded where the panel wants them: its order costs nothing.
+ * Rows that are missing, columns beyond the last whole block and numbers of another type go by way
+ * of a tile that stays in the first cache.
+ *
+ * Written in the vector of the file that includes this; the same bits as m2_panel_pack and
+ * m2_elements_convert.
+ */
+#ifndef M2_KERNELS_CPU_VEC_PACK_H
+#define M2_KERNELS_CPU_VEC_PACK_H
+
+#include <string.h>
+
+enum {
+	PACK_TILE = 128,   /* columns of a tile */
+	PACK_AHEAD = 4096, /* bytes of the panel that are asked for before they are written */
+	LINE = 64,
+};
+
+/* ---- conversion ----------------------------------------------------------------------------- */
+
+M2_INLINE void convert_between(unsigned char *dst, const enum m2_dtype to, const unsigned char *src,
+	const enum m2_dtype from, size_t n)
+{
+	const size_t to_bytes = m2_dtype_bytes(to), from_bytes = m2_dtype_bytes(from);
+	size_t i = 0;
+	for (; i + VF_LANES <= n; i += VF_LANES)
+		vf_store_as(to, dst + i * to_bytes, vf_load_as(from, src + i * from_bytes));
+	if (i < n) {
+		unsigned char in[VF_LANES * 8] = {0}, out[VF_LANES * 4];
+		memcpy(in, src + i * from_bytes, (n - i) * from_bytes);
+		vf_store_as(to, out, vf_load_as(from, in));
+		memcpy(dst + i * to_bytes, out, (n - i) * to_bytes);
+	}
+}
+
+M2_INLINE void convert_to(
+	void *dst, const enum m2_dtype to, const void *src, enum m2_dtype from, size_t n)
+{
+	switch (from) {
+	case M2_DTYPE_F32:
+		convert_between(dst, to, src, M2_DTYPE_F32, n);
+		break;
+	case M2_DTYPE_F16:
+		convert_between(dst, to, src, M2_DTYPE_F16, n);
+		break;
+	case M2_DTYPE_BF16:
+		convert_between(dst, to, src, M2_DTYPE_BF16, n);
+		break;
+	case M2_DTYPE_F64:
+		convert_between(dst, to, src, M2_DTYPE_F64, n);
+		break;
+	case M2_DTYPE_NONE:
+		break;
+	}
+}
+
+static void pack_convert(void *dst, enum m2_dtype to, const void *src, enum m2_dtype from, size_t n)
+{
+	if (from == to) /* bit by bit: a NaN keeps being the one it was */
+		memcpy(dst, src, n * m2_dtype_bytes(to));
+	else if (to == M2_DTYPE_F32)
+		convert_to(dst, M2_DTYPE_F32, src, from, n);
+	else if (to == M2_DTYPE_F16)
+		convert_to(dst, M2_DTYPE_F16, src, from, n);
+	else
+		convert_to(dst, M2_DTYPE_BF16, src, from, n);
+}
+
+/* ---- packing -------------------------------------------------------------------------------- */
+
+/* 8 columns of 2-byte elements; `count` of them are stored. */
+M2_INLINE void block_of_2(unsigned char *dst, const unsigned char *src, size_t row_bytes,
+	const bool pairs, const size_t count)
+{
+	enum { RUNS = 4 / VB_PARTS }; /* vectors to a column */
+	M2_UNROLL
+	for (size_t run = 0; run < RUNS; run++) {
+		const size_t part = VB_PARTS * run; /* of the column's 16-byte parts, the first */
+		const size_t step = pairs ? 4 : 8;  /* rows between two parts */
+		vb row[8], two[8], four[8];
+		M2_UNROLL
+		for (size_t j = 0; j < 8; j++) {
+			const size_t first = pairs ? j / 2 + (j & 1) * (M2_PANEL / 2) : j;
+			row[j] = vb_load_parts(
+				src + (part * step + first) * row_bytes, step * row_bytes);
+		}
+		M2_UNROLL
+		for (int j = 0; j < 8; j += 2) {
+			two[j] = vb_low2(row[j], row[j + 1]);
+			two[j + 1] = vb_high2(row[j], row[j + 1]);
+		}
+		M2_UNROLL
+		for (int j = 0; j < 8; j += 4) {
+			four[j] = vb_low4(two[j], two[j + 2]);
+			four[j + 1] = vb_high4(two[j], two[j + 2]);
+			four[j + 2] = vb_low4(two[j + 1], two[j + 3]);
+			four[j + 3] = vb_high4(two[j + 1], two[j + 3]);
+		}
+		M2_UNROLL
+		for (size_t j = 0; j < 4; j++) {
+			unsigned char *to = dst + 2 * j * LINE + 16 * part;
+			if (2 * j < count)
+				vb_store(to, vb_low8(four[j], four[4 + j]));
+			if (2 * j + 1 < count)
+				vb_store(to + LINE, vb_high8(four[j], four[4 + j]));
+		}
+	}
+}
+
+/* 4 columns of 4-byte elements. */
+M2_INLINE void block_of_4(
+	unsigned char *dst, const unsigned char *src, size_t row_bytes, const size_t count)
+{
+	enum { RUNS = 8 / VB_PARTS };
+	M2_UNROLL
+	for (size_t run = 0; run < RUNS; run++) {
+		const size_t part = VB_PARTS * run;
+		vb row[4], two[4];
+		M2_UNROLL
+		for (size_t j = 0; j < 4; j++)
+			row[j] = vb_load_parts(src + (part * 4 + j) * row_bytes, 4 * row_bytes);
+		M2_UNROLL
+		for (int j = 0; j < 4; j += 2) {
+			two[j] = vb_low4(row[j], row[j + 1]);
+			two[j + 1] = vb_high4(row[j], row[j + 1]);
+		}
+		M2_UNROLL
+		for (size_t j = 0; j < 2; j++) {
+			unsigned char *to = dst + 2 * j * (2 * LINE) + 16 * part;
+			if (2 * j < count)
+				vb_store(to, vb_low8(two[j], two[2 + j]));
+			if (2 * j + 1 < count)
+				vb_store(to + 2 * LINE, vb_high8(two[j], two[2 + j]));
+		}
+	}
+}
+
+/* All rows, `cols` columns.  A block is 8 lines of the panel, whatever the type. */
+M2_INLINE void pack_blocks(unsigned char *dst, const enum m2_dtype dtype, const unsigned char *src,
+	size_t row_bytes, size_t cols)
+{
+	const size_t bytes = dtype == M2_DTYPE_F32 ? 4 : 2, block = 16 / bytes;
+	const bool pairs = dtype == M2_DTYPE_BF16;
+	for (; cols > 0; dst += 8 * LINE, src += 16) {
+		const size_t count = cols < block ? cols : block;
+		/* The panel's memory has just been cleared, and lies in a cache further out. */
+		M2_UNROLL
+		for (size_t line = 0; line < 8; line++)
+			__builtin_prefetch(dst + PACK_AHEAD + line * LINE);
+		if (count < block && bytes == 2)
+			block_of_2(dst, src, row_bytes, pairs, count);
+		else if (count < block)
+			block_of_4(dst, src, row_bytes, count);
+		else if (bytes == 2)
+			block_of_2(dst, src, row_bytes, pairs, 8);
+		else
+			block_of_4(dst, src, row_bytes, 4);
+		cols -= count;
+	}
+}
+
+/* The columns from `col` on by way of a tile. */
+M2_INLINE void pack_tiles(unsigned char *dst, const enum m2_dtype dtype, const unsigned char *src,
+	enum m2_dtype stored, size_t stride, size_t rows, size_t col, size_t cols)
+{
+	enum { ROW_BYTES = PACK_TILE * sizeof(float) };
+	_Alignas(64) unsigned char tile[M2_PANEL * ROW_BYTES];
+	const size_t bytes = dtype == M2_DTYPE_F32 ? 4 : 2, from_bytes = m2_dtype_bytes(stored);
+	if (col >= cols)
+		return;
+	memset(tile, 0, sizeof tile);
+	for (; col < cols; col += PACK_TILE) {
+		const size_t n = cols - col < PACK_TILE ? cols - col : PACK_TILE;
+		for (size_t r = 0; r < rows; r++)
+			pack_convert(tile + r * ROW_BYTES, dtype,
+				src + (r * stride + col) * from_bytes, stored, n);
+		pack_blocks(dst + col * M2_PANEL * bytes, dtype, tile, ROW_BYTES, n);
+	}
+}
+
+M2_INLINE void pack_as(unsigned char *dst, const enum m2_dtype dtype, const unsigned char *src,
+	enum m2_dtype stored, size_t stride, size_t rows, size_t cols)
+{
+	const size_t bytes = dtype == M2_DTYPE_F32 ? 4 : 2, block = 16 / bytes;
+	const size_t whole = stored == dtype && rows == M2_PANEL ? cols - cols % block : 0;
+	pack_blocks(dst, dtype, src, stride * bytes, whole);
+	pack_tiles(dst, dtype, src, stored, stride, rows, whole, cols);
+}
+
+static void pack_panel(void *dst, enum m2_dtype dtype, const void *src, enum m2_dtype stored,
+	size_t stride, int32_t rows, size_t cols)
+{
+	if (dtype == M2_DTYPE_F32)
+		pack_as(dst, M2_DTYPE_F32, src, stored, stride, (size_t)rows, cols);
+	else if (dtype == M2_DTYPE_F16)
+		pack_as(dst, M2_DTYPE_F16, src, stored, stride, (size_t)rows, cols);
+	else
+		pack_as(dst, M2_DTYPE_BF16, src, stored, stride, (size_t)rows, cols);
+}
+
+#endif
