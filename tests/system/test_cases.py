@@ -27,8 +27,7 @@ def tensors(path):
 def cases():
     if numpy is None:
         raise Skip("numpy is not installed")
-    found = [path for path in sorted(SHARED.glob("cases/*/expected*.safetensors"))
-             if list(path.parent.glob("model*.safetensors"))]
+    found = sorted(SHARED.glob("cases/*/expected*.safetensors"))
     if not found:
         raise Skip("../shared/cases is not there")
     return {f"case{number}": path for number, path in enumerate(found)}
