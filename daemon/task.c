@@ -173,6 +173,9 @@ static enum m2_err make_sequence(
 	q->top_logprobs = part(task, out->top_logprobs);
 	q->logits = part(task, out->logits);
 	m2_completion_init(&q->text, part(task, out->text), (size_t)out->text_capacity);
+	if (spec->tokenizer != NULL && spec->prompt_tokens > 0)
+		q->text.stream = m2_text_stream_after(
+			spec->tokenizer, spec->prompt[spec->prompt_tokens - 1]);
 	if (capacity == 0)
 		return M2_OK;
 	enum m2_err err = m2_counts_init(&q->counts, capacity, why);

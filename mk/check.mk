@@ -2,7 +2,9 @@
 LOG := build/check.log
 RUN = $(PYTHON) tests/run.py --log $(LOG)
 lint_tests := $(wildcard tests/lint/*.sh)
-system_tests := $(sort $(wildcard tests/system/test_*.py))
+# The two that take longest first: two run at a time.
+system_tests := tests/system/test_kill.py tests/system/test_load.py
+system_tests += $(filter-out $(system_tests),$(sort $(wildcard tests/system/test_*.py)))
 # Everything but the lint, the install and the fuzzers runs a second and a third time under the sanitizers.
 san_address := build/address,undefined
 san_thread := build/thread
@@ -32,22 +34,22 @@ check-build-thread:
 check-lint:
 	@$(RUN) --title lint $(lint_tests)
 check-unit:
-	@$(RUN) --title unit --env M2_BUILD=$(B) $(test_programs) tests/conformance/test_mutants.py
+	@$(RUN) --title unit --jobs 2 --env M2_BUILD=$(B) $(test_programs) tests/conformance/test_mutants.py
 check-install:
 	@$(RUN) --title install tests/install/test_install.sh
 check-system:
-	@$(RUN) --title system --env M2_BUILD=$(B) $(system_tests)
+	@$(RUN) --title system --jobs 2 --env M2_BUILD=$(B) $(system_tests)
 # stack-use-after-return stays off: gcc 12 does not align its fake frames for 64-byte vectors
 check-address:
 	@status=0; $(RUN) --title address --jobs 2 --env ASAN_OPTIONS=detect_stack_use_after_return=0 \
 		--env UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
 		$(patsubst $(B)/%,$(san_address)/%,$(test_programs)) || status=1; \
-	$(RUN) --title address --env M2_BUILD=$(san_address) --env M2_SANITIZER=address \
+	$(RUN) --title address --jobs 2 --env M2_BUILD=$(san_address) --env M2_SANITIZER=address \
 		$(system_tests) || status=1; exit $$status
 check-thread:
 	@status=0; $(RUN) --title thread --jobs 2 --env TSAN_OPTIONS=$(tsan) \
 		$(patsubst $(B)/%,$(san_thread)/%,$(test_programs)) || status=1; \
-	$(RUN) --title thread --env TSAN_OPTIONS=$(tsan) --env M2_BUILD=$(san_thread) \
+	$(RUN) --title thread --jobs 2 --env TSAN_OPTIONS=$(tsan) --env M2_BUILD=$(san_thread) \
 		--env M2_SANITIZER=thread $(system_tests) || status=1; exit $$status
 check-fuzz:
 	@$(RUN) --title fuzz --env FUZZ_SECONDS=$(FUZZ_SECONDS) tests/fuzz/run.sh

@@ -80,9 +80,9 @@ static enum m2_err list_pieces(
 		return m2_fail(M2_ENOMEM, why, "%s: out of memory", p->what);
 	for (size_t i = 0; i < model->n_pieces; i++) {
 		const M2__Spm__Piece *piece = model->pieces[i];
-		const char *text = piece->piece != NULL ? piece->piece : "";
-		m->list[i] = (struct m2_piece){
-			text, strlen(text), piece->score, (enum m2_piece_kind)piece->type};
+		const char *text = piece->has_piece ? (const char *)piece->piece.data : "";
+		m->list[i] = (struct m2_piece){text, piece->has_piece ? piece->piece.len : 0,
+			piece->score, (enum m2_piece_kind)piece->type};
 		if (piece->type != M2_PIECE_UNKNOWN)
 			continue;
 		if (p->unk >= 0)

@@ -68,7 +68,7 @@ static size_t part_end(
 	switch (step->kind) {
 	case M2_CUT_STRING:
 	case M2_CUT_METASPACE: {
-		const char *p = memmem(text + at, length - at, step->text, step->length);
+		const char *p = m2_find_text(text + at, length - at, step->text, step->length);
 		*match = p == text + at;
 		return *match ? at + step->length : p != NULL ? (size_t)(p - text) : length;
 	}

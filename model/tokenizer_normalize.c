@@ -33,13 +33,28 @@ static enum m2_err make_room(size_t n, char **out, struct m2_why *why)
 	return *out != NULL ? M2_OK : m2_fail(M2_ENOMEM, why, "out of memory for %zu bytes", n);
 }
 
+/* memmem(3) does as much, but sanitizers then look at all the rest of the text at every place found. */
+const char *m2_find_text(const char *text, size_t length, const char *what, size_t what_length)
+{
+	while (length >= what_length) {
+		const char *p = memchr(text, what[0], length - what_length + 1);
+		if (p == NULL)
+			return NULL;
+		if (memcmp(p, what, what_length) == 0)
+			return p;
+		length -= (size_t)(p + 1 - text);
+		text = p + 1;
+	}
+	return NULL;
+}
+
 enum m2_err m2_replace_all(const char *text, size_t length, const char *from, size_t from_length,
 	const char *to, size_t to_length, char **out, size_t *out_length, struct m2_why *why)
 {
 	size_t found = 0;
 	*out = NULL;
 	for (const char *p = text;
-		(p = memmem(p, (size_t)(text + length - p), from, from_length)) != NULL;
+		(p = m2_find_text(p, (size_t)(text + length - p), from, from_length)) != NULL;
 		p += from_length)
 		found++;
 	if (found == 0)
@@ -53,7 +68,7 @@ enum m2_err m2_replace_all(const char *text, size_t length, const char *from, si
 	char *w = *out;
 	const char *end = text + length;
 	while (found-- > 0) {
-		const char *p = memmem(text, (size_t)(end - text), from, from_length);
+		const char *p = m2_find_text(text, (size_t)(end - text), from, from_length);
 		memcpy(w, text, (size_t)(p - text));
 		w += p - text;
 		memcpy(w, to, to_length);

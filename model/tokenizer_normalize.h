@@ -37,6 +37,9 @@ void m2_norm_finish(struct m2_norm_step *steps, size_t count); /* what they own,
 enum m2_err m2_normalize(const struct m2_norm_step *steps, size_t count, const char *text,
 	size_t length, char **out, size_t *out_length, bool *moved, struct m2_why *why);
 
+/* The first place of `what` (not empty) in a text, NULL for none.  Looks no further than that place. */
+const char *m2_find_text(const char *text, size_t length, const char *what, size_t what_length);
+
 /* Every non-overlapping `from` (not empty), leftmost first, by `to`; malloc'd, or NULL when there is none. */
 enum m2_err m2_replace_all(const char *text, size_t length, const char *from, size_t from_length,
 	const char *to, size_t to_length, char **out, size_t *out_length, struct m2_why *why);

@@ -48,7 +48,10 @@ static struct file write_model(const struct spec *specs, size_t n, struct option
 		if (i >= n)
 			(void)snprintf(
 				names[i - n], sizeof names[0], "<0x%02X>", (unsigned)(i - n));
-		pieces[i].piece = i < n ? (char *)(uintptr_t)specs[i].text : names[i - n];
+		char *text = i < n ? (char *)(uintptr_t)specs[i].text : names[i - n];
+		pieces[i].piece.data = (uint8_t *)text;
+		pieces[i].piece.len = strlen(text);
+		pieces[i].has_piece = true;
 		pieces[i].has_score = pieces[i].has_type = true;
 		pieces[i].score = i < n ? specs[i].score : 0;
 		pieces[i].type = i < n ? specs[i].type : M2_PIECE_BYTE;
