@@ -52,7 +52,10 @@ static void put_model(const char *name, size_t letters)
 		list[i] = &pieces[i];
 		memset(texts[i], 0, sizeof texts[i]);
 		(void)m2_utf8_encode((uint32_t)(0x400 + i), (unsigned char *)texts[i]);
-		pieces[i].piece = i < 3 ? head[i] : texts[i];
+		char *text = i < 3 ? head[i] : texts[i];
+		pieces[i].piece.data = (uint8_t *)text;
+		pieces[i].piece.len = strlen(text);
+		pieces[i].has_piece = true;
 		pieces[i].has_type = i < 3;
 		pieces[i].type = i == 0 ? M2_PIECE_UNKNOWN : M2_PIECE_CONTROL;
 	}
