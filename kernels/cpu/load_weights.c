@@ -137,7 +137,8 @@ static enum m2_err load_vector(
 		for (size_t i = 0; i < count; i += VECTOR_PIECE) {
 			const size_t some = count - i < VECTOR_PIECE ? count - i : VECTOR_PIECE;
 			float wide[VECTOR_PIECE];
-			m2_dtype_to_f32(wide, buffer + i * bytes, stored, some);
+			l->model->device->kernels->convert(
+				wide, M2_DTYPE_F32, buffer + i * bytes, stored, some);
 			place_vector(l->model, s->layer, s->which, first + i, wide, some);
 		}
 	}
@@ -173,20 +174,21 @@ static void touch_pages(unsigned char *piece, size_t bytes)
 		m2_region_touch(piece + i, 1);
 }
 
-/* Whole panels that fit the buffer, in one read. */
+/* Whole panels, by one read to `raw`, which has room for them. */
 static enum m2_err load_panels(struct loading *l, const struct share *s, const struct target *t,
-	size_t panel, size_t count, unsigned char *buffer, struct m2_why *why)
+	size_t panel, size_t count, unsigned char *raw, struct m2_why *why)
 {
 	const size_t cols = (size_t)t->m->cols, first = panel * M2_PANEL;
 	const size_t last = first + count * M2_PANEL;
 	const size_t rows = (last < (size_t)t->m->rows ? last : (size_t)t->m->rows) - first;
 	touch_pages(panel_at(t->m, panel), count * m2_matrix_panel_bytes(t->m));
+	touch_pages(raw, count * t->panel_bytes);
 	const enum m2_err err = l->source->read(
-		l->source->ctx, s->layer, s->which, first * cols, rows * cols, buffer, why);
+		l->source->ctx, s->layer, s->which, first * cols, rows * cols, raw, why);
 	for (size_t i = 0; err == M2_OK && i < count; i++)
 		l->model->device->kernels->pack(panel_at(t->m, panel + i), t->m->dtype,
-			buffer + i * t->panel_bytes, t->stored, cols,
-			rows_of_panel(t->m, panel + i), cols);
+			raw + i * t->panel_bytes, t->stored, cols, rows_of_panel(t->m, panel + i),
+			cols);
 	return err;
 }
 
@@ -224,8 +226,13 @@ static enum m2_err load_matrix(
 	enum m2_err err = M2_OK;
 	for (size_t i = 0; i < s->count && err == M2_OK && !atomic_load(&l->stop); i += most) {
 		const size_t n = s->count - i < most ? s->count - i : most;
+		/* Where nothing is converted, the place of the next piece serves as the buffer: the
+		 * read is the first to write there, and the packing then finds it in the cache. */
+		unsigned char *raw = stored == m->dtype && i + n + most <= s->count
+					     ? panel_at(m, s->first + i + n)
+					     : buffer;
 		err = t.panel_bytes <= l->cut.buffer
-			      ? load_panels(l, s, &t, s->first + i, n, buffer, why)
+			      ? load_panels(l, s, &t, s->first + i, n, raw, why)
 			      : load_wide_panel(l, s, &t, s->first + i, buffer, why);
 	}
 	return err;
