@@ -72,6 +72,7 @@ $(B)/tests/%: $(B)/tests/%.o $(B)/libm2.a $(B)/libmamba2.a
 
 tests: all $(test_programs) $(system_helpers) $(bench_programs)
 
+include mk/cuda.mk
 include mk/check.mk
 include mk/install.mk
 

@@ -1,0 +1,226 @@
+/* backend.c - the CUDA backend behind the boundary of kernels/backend.h: device and slots.
+ *
+ * One thread owns the device (the worker's step thread); loads run beside it on a stream of their own.
+ * An error of the device is M2_EDEVICE and final: a poisoned context cannot be healed inside a process.
+ */
+#include <cuda_runtime_api.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cuda/model.h"
+
+enum m2_err m2_cuda_failed(cudaError_t error, const char *what, struct m2_why *why)
+{
+	return m2_fail(M2_EDEVICE, why, "cuda: %s: %s (%s)", what, cudaGetErrorString(error),
+		cudaGetErrorName(error));
+}
+
+/* ---- device --------------------------------------------------------------------------------- */
+
+static enum m2_err check_device(int32_t ordinal, struct m2_why *why)
+{
+	int count = 0;
+	const cudaError_t error = cudaGetDeviceCount(&count);
+	if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver)
+		return m2_fail_field(M2_EUNSUPPORTED, why, "device",
+			"cuda:%d: %s: is the NVIDIA driver loaded, and may user id see "
+			"/dev/nvidia*?",
+			(int)ordinal, cudaGetErrorString(error));
+	if (error != cudaSuccess)
+		return m2_cuda_failed(error, "looking for devices", why);
+	if (ordinal < 0 || ordinal >= count)
+		return m2_fail_field(M2_EUNSUPPORTED, why, "device",
+			"cuda:%d: there %s %d CUDA device%s here", (int)ordinal,
+			count == 1 ? "is" : "are", count, count == 1 ? "" : "s");
+	return M2_OK;
+}
+
+static cudaError_t make_streams(struct m2_device *d)
+{
+	cudaError_t error = cudaStreamCreateWithFlags(&d->steps, cudaStreamNonBlocking);
+	if (error == cudaSuccess)
+		error = cudaStreamCreateWithFlags(&d->loads, cudaStreamNonBlocking);
+	for (int i = 0; i < M2_CUDA_PIECES && error == cudaSuccess; i++) {
+		error = cudaMallocHost(&d->host_piece[i], M2_CUDA_PIECE);
+		if (error == cudaSuccess)
+			error = cudaMalloc(&d->piece[i], M2_CUDA_PIECE);
+		if (error == cudaSuccess)
+			error = cudaEventCreateWithFlags(&d->piece_done[i], cudaEventDisableTiming);
+	}
+	return error;
+}
+
+static void device_close(struct m2_device **device)
+{
+	struct m2_device *d = *device;
+	*device = NULL;
+	if (d == NULL)
+		return;
+	for (int i = 0; i < M2_CUDA_PIECES; i++) {
+		if (d->piece_done[i] != NULL)
+			(void)cudaEventDestroy(d->piece_done[i]);
+		(void)cudaFree(d->piece[i]);
+		(void)cudaFreeHost(d->host_piece[i]);
+	}
+	if (d->loads != NULL)
+		(void)cudaStreamDestroy(d->loads);
+	if (d->steps != NULL)
+		(void)cudaStreamDestroy(d->steps);
+	(void)pthread_mutex_destroy(&d->load_lock);
+	free(d);
+}
+
+static enum m2_err device_open(
+	const struct m2_device_options *options, struct m2_device **out, struct m2_why *why)
+{
+	struct cudaDeviceProp properties;
+	*out = NULL;
+	enum m2_err err = check_device(options->ordinal, why);
+	if (err != M2_OK)
+		return err;
+	cudaError_t error = cudaSetDevice(options->ordinal);
+	if (error == cudaSuccess)
+		error = cudaGetDeviceProperties(&properties, options->ordinal);
+	if (error != cudaSuccess)
+		return m2_cuda_failed(error, "opening the device", why);
+	if (properties.major < 8)
+		return m2_fail_field(M2_EUNSUPPORTED, why, "device",
+			"cuda:%d is a %.60s of compute capability %d.%d; 8.0 (Ampere) is needed",
+			(int)options->ordinal, properties.name, properties.major, properties.minor);
+	struct m2_device *d = calloc(1, sizeof *d);
+	if (d == NULL || pthread_mutex_init(&d->load_lock, NULL) != 0) {
+		free(d);
+		return m2_fail(M2_ENOMEM, why, "no memory for a device");
+	}
+	d->ordinal = options->ordinal;
+	(void)snprintf(d->name, sizeof d->name, "%.63s", properties.name);
+	error = make_streams(d);
+	if (error != cudaSuccess) {
+		err = m2_cuda_failed(error, "making streams and buffers", why);
+		device_close(&d);
+		return err;
+	}
+	*out = d;
+	return M2_OK;
+}
+
+static void device_info(struct m2_device *device, struct m2_device_info *out)
+{
+	size_t free_bytes = 0, total = 0;
+	memset(out, 0, sizeof *out);
+	(void)snprintf(out->name, sizeof out->name, "%s", device->name);
+	(void)snprintf(out->path, sizeof out->path, "cuda:%d", (int)device->ordinal);
+	(void)cudaSetDevice(device->ordinal);
+	if (cudaMemGetInfo(&free_bytes, &total) == cudaSuccess) {
+		out->memory_total = total;
+		out->memory_free = free_bytes;
+	}
+}
+
+/* ---- slots ---------------------------------------------------------------------------------- */
+
+static size_t state_bytes(const struct m2_model *m)
+{
+	return m->slot_floats * sizeof(float);
+}
+
+/* A copy or a fill on the steps' stream, waited for. */
+static enum m2_err finish(struct m2_model *m, cudaError_t error, const char *what)
+{
+	if (error == cudaSuccess)
+		error = cudaStreamSynchronize(m->device->steps);
+	return error == cudaSuccess ? M2_OK : m2_cuda_failed(error, what, NULL);
+}
+
+static enum m2_err slot_reset(struct m2_model *model, int32_t slot)
+{
+	model->position[slot] = 0;
+	/* the next step runs behind it on the same stream: no need to wait */
+	const cudaError_t error = cudaMemsetAsync(
+		m2_cuda_slot(model, slot), 0, state_bytes(model), model->device->steps);
+	return error == cudaSuccess ? M2_OK : m2_cuda_failed(error, "clearing a slot", NULL);
+}
+
+static enum m2_err slot_copy(struct m2_model *model, int32_t dst, int32_t src)
+{
+	if (dst == src)
+		return M2_OK;
+	model->position[dst] = model->position[src];
+	const cudaError_t error =
+		cudaMemcpyAsync(m2_cuda_slot(model, dst), m2_cuda_slot(model, src),
+			state_bytes(model), cudaMemcpyDeviceToDevice, model->device->steps);
+	return error == cudaSuccess ? M2_OK : m2_cuda_failed(error, "copying a slot", NULL);
+}
+
+/* The saved bytes are the state and then where it stands. */
+static enum m2_err slot_save(struct m2_model *model, int32_t slot, void *dst)
+{
+	memcpy((char *)dst + state_bytes(model), &model->position[slot], sizeof(int64_t));
+	return finish(model,
+		cudaMemcpyAsync(dst, m2_cuda_slot(model, slot), state_bytes(model),
+			cudaMemcpyDeviceToHost, model->device->steps),
+		"saving a slot");
+}
+
+static enum m2_err slot_restore(struct m2_model *model, int32_t slot, const void *src)
+{
+	memcpy(&model->position[slot], (const char *)src + state_bytes(model), sizeof(int64_t));
+	return finish(model,
+		cudaMemcpyAsync(m2_cuda_slot(model, slot), src, state_bytes(model),
+			cudaMemcpyHostToDevice, model->device->steps),
+		"restoring a slot");
+}
+
+/* The ring's last K-1 columns, oldest first. */
+static void export_ring(const struct m2_model *m, int64_t position, const float *ring, float *conv)
+{
+	const size_t channels = (size_t)m2_desc_conv_channels(&m->desc);
+	const int64_t taps = m->desc.conv_kernel;
+	for (int64_t j = 0; j < taps - 1; j++) {
+		const int64_t column = (position - (taps - 1) + j + taps) % taps;
+		memcpy(conv + (size_t)j * channels, ring + (size_t)column * channels,
+			channels * sizeof(float));
+	}
+}
+
+static enum m2_err slot_export(struct m2_model *model, int32_t slot, float *conv, float *ssm)
+{
+	const size_t layers = (size_t)model->desc.n_layers;
+	const size_t kept =
+		(size_t)(model->desc.conv_kernel - 1) * (size_t)m2_desc_conv_channels(&model->desc);
+	char *host = malloc(state_bytes(model) + sizeof(int64_t));
+	if (host == NULL)
+		return M2_ENOMEM;
+	const enum m2_err err = slot_save(model, slot, host);
+	const float *state = (const float *)(const void *)host;
+	for (size_t i = 0; i < layers && err == M2_OK; i++) {
+		if (conv != NULL)
+			export_ring(model, model->position[slot], state + i * model->ring_floats,
+				conv + i * kept);
+		if (ssm != NULL)
+			memcpy(ssm + i * model->ssm_floats,
+				state + layers * model->ring_floats + i * model->ssm_floats,
+				model->ssm_floats * sizeof(float));
+	}
+	free(host);
+	return err;
+}
+
+extern const struct m2_backend m2_cuda_backend;
+__attribute__((visibility("default"))) const struct m2_backend m2_cuda_backend = {
+	.name = "cuda",
+	.open = device_open,
+	.close = device_close,
+	.info = device_info,
+	.plan = m2_cuda_plan,
+	.load = m2_cuda_load,
+	.unload = m2_cuda_unload,
+	.step = m2_cuda_step,
+	.slot_reset = slot_reset,
+	.slot_copy = slot_copy,
+	.slot_save = slot_save,
+	.slot_restore = slot_restore,
+	.slot_export = slot_export,
+	.poison = m2_cuda_poison,
+};

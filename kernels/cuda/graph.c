@@ -1,0 +1,58 @@
+/* graph.c - steps of single tokens as CUDA graphs, made at load: a step is then one launch.
+ *
+ * What differs from step to step (items, tokens, how many there are) lies in the orders' buffers, whose
+ * addresses never change; so one graph serves every step of up to its number of items.  Rows that no
+ * item fills compute on token 0 and touch no state.
+ */
+#include "kernels/cuda/model.h"
+
+static const int32_t sizes[] = {
+	1, 2, 3, 4, 5, 6, 7, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512};
+enum { N_SIZES = sizeof sizes / sizeof sizes[0] };
+_Static_assert((int)N_SIZES <= (int)M2_CUDA_GRAPHS, "each size has a graph");
+
+int32_t m2_cuda_graph_items(int32_t items)
+{
+	for (int i = 0; i < N_SIZES; i++)
+		if (sizes[i] >= items)
+			return sizes[i];
+	return items; /* more than any graph holds: such steps are launched kernel by kernel */
+}
+
+static cudaError_t capture(struct m2_model *m, int32_t items, cudaGraphExec_t *exec)
+{
+	const cudaStream_t stream = m->device->loads; /* another model may be stepping */
+	cudaGraph_t graph = NULL;
+	cudaError_t error = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+	if (error != cudaSuccess)
+		return error;
+	error = m2_cuda_layers(m, stream, items, items, true);
+	const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
+	if (error == cudaSuccess)
+		error = ended;
+	if (error == cudaSuccess)
+		error = cudaGraphInstantiate(exec, graph, 0);
+	if (graph != NULL)
+		(void)cudaGraphDestroy(graph);
+	return error;
+}
+
+enum m2_err m2_cuda_graphs_create(struct m2_model *model, struct m2_why *why)
+{
+	const int32_t most = m2_cuda_graph_items(model->max_items);
+	for (int i = 0; i < N_SIZES && sizes[i] <= most; i++) {
+		struct m2_cuda_graph *g = &model->graphs[model->n_graphs];
+		const cudaError_t error = capture(model, sizes[i], &g->exec);
+		if (error != cudaSuccess)
+			return m2_cuda_failed(error, "capturing a step", why);
+		g->items = sizes[i];
+		model->n_graphs++;
+	}
+	return M2_OK;
+}
+
+void m2_cuda_graphs_destroy(struct m2_model *model)
+{
+	while (model->n_graphs > 0)
+		(void)cudaGraphExecDestroy(model->graphs[--model->n_graphs].exec);
+}
