@@ -144,6 +144,34 @@ static bool reserve_codes(struct codes *c)
 	return true;
 }
 
+/* What Unicode 10.0 to 15.0 added with a combining class, or as part of a composition.  The reference
+ * tokenizers normalise by the tables of 9.0, and so did whoever trained on their ids: there these are
+ * unassigned, which is a starter that neither comes apart nor composes. */
+static bool is_newer(uint32_t code)
+{
+	static const struct range {
+		uint32_t first, last;
+	} ranges[] = {{0x7fd, 0x7fd}, {0x898, 0x89f}, {0x8ca, 0x8d3}, {0x9fe, 0x9fe},
+		{0xc3c, 0xc3c}, {0xd3b, 0xd3c}, {0xeba, 0xeba}, {0x1715, 0x1715}, {0x1abf, 0x1ace},
+		{0x1df6, 0x1dfa}, {0xa82c, 0xa82c}, {0x10d24, 0x10d27}, {0x10eab, 0x10eac},
+		{0x10efd, 0x10eff}, {0x10f46, 0x10f50}, {0x10f82, 0x10f85}, {0x11070, 0x11070},
+		{0x1133b, 0x1133b}, {0x1145e, 0x1145e}, {0x11839, 0x1183a}, {0x11930, 0x11930},
+		{0x11938, 0x11938}, {0x1193d, 0x1193e}, {0x11943, 0x11943}, {0x119e0, 0x119e0},
+		{0x11a34, 0x11a34}, {0x11a47, 0x11a47}, {0x11a99, 0x11a99}, {0x11d42, 0x11d42},
+		{0x11d44, 0x11d45}, {0x11d97, 0x11d97}, {0x11f41, 0x11f42}, {0x16ff0, 0x16ff1},
+		{0x1e08f, 0x1e08f}, {0x1e130, 0x1e136}, {0x1e2ae, 0x1e2ae}, {0x1e2ec, 0x1e2ef},
+		{0x1e4ec, 0x1e4ef}};
+	size_t low = 0, high = sizeof ranges / sizeof ranges[0];
+	while (low < high) {
+		const size_t middle = (low + high) / 2;
+		if (code > ranges[middle].last)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < sizeof ranges / sizeof ranges[0] && code >= ranges[low].first;
+}
+
 static bool decompose(utf8proc_option_t how, const char *text, size_t length, struct codes *out)
 {
 	for (size_t i = 0; i < length;) {
@@ -152,6 +180,10 @@ static bool decompose(utf8proc_option_t how, const char *text, size_t length, st
 		i += (size_t)m2_utf8_decode((const unsigned char *)text + i, length - i, &code);
 		if (!reserve_codes(out))
 			return false;
+		if (is_newer(code)) {
+			out->at[out->n++] = (utf8proc_int32_t)code;
+			continue;
+		}
 		const utf8proc_ssize_t n =
 			utf8proc_decompose_char((utf8proc_int32_t)code, out->at + out->n,
 				(utf8proc_ssize_t)(out->cap - out->n), how, &unused_bound);
@@ -164,6 +196,8 @@ static bool decompose(utf8proc_option_t how, const char *text, size_t length, st
 
 static unsigned combining_class(utf8proc_int32_t code)
 {
+	if (is_newer((uint32_t)code))
+		return 0;
 	return (unsigned)utf8proc_get_property(code)->combining_class & 0xffu;
 }
 
@@ -223,6 +257,11 @@ static char *encode_codes(const struct codes *c, size_t *length)
 	return (char *)out;
 }
 
+static bool composes_with_nothing(utf8proc_int32_t code)
+{
+	return code == 0x11a7 || is_newer((uint32_t)code);
+}
+
 /* Canonical composition in place.  utf8proc takes U+11A7, the place before the first final consonant of
  * Hangul, for a consonant and drops it behind an open syllable; it is a starter that composes with nothing,
  * so what lies on its two sides composes by itself. */
@@ -231,8 +270,9 @@ static bool compose_codes(struct codes *c, utf8proc_option_t how)
 	size_t n = 0;
 	for (size_t from = 0; from < c->n;) {
 		size_t to = from;
-		while (to < c->n && c->at[to] != 0x11a7)
+		while (to < c->n && !composes_with_nothing(c->at[to]))
 			to++;
+		const utf8proc_int32_t alone = to < c->n ? c->at[to] : 0;
 		const utf8proc_ssize_t composed =
 			utf8proc_normalize_utf32(c->at + from, (utf8proc_ssize_t)(to - from), how);
 		if (composed < 0)
@@ -240,7 +280,7 @@ static bool compose_codes(struct codes *c, utf8proc_option_t how)
 		memmove(c->at + n, c->at + from, (size_t)composed * sizeof *c->at);
 		n += (size_t)composed;
 		if (to < c->n)
-			c->at[n++] = 0x11a7;
+			c->at[n++] = alone;
 		from = to + 1;
 	}
 	c->n = n;

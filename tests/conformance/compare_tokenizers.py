@@ -10,19 +10,18 @@ A tokenizer.json is compared with `tokenizers`, a SentencePiece .model with `sen
 Strings are made from a seed (printed, and taken back by --seed) out of scripts, combining marks, Hangul, emoji,
 control characters, white space, long runs, code, digits, contractions, texts of special tokens, and any scalar value.
 
-Unicode versions.  `tokenizers` normalises by tables of Unicode 9.0, whatever its own version; ours are utf8proc's. The
-two agree on every character that Unicode 9.0 had. Of those that came later, NFC treats some marks differently
-(NEWER_IN_NFC below); where the file asks for NFC these are left out of the random strings, which is printed, unless
-`--every-character` is given. `--sweep` looks at every scalar value, in the surroundings that show a difference of
-class, order or composition, and prints those that differ: that is how the list was made.
+Unicode versions.  `tokenizers` normalises by tables of Unicode 9.0, whatever its own version; ours are utf8proc's, told
+to treat what came later as those tables do (is_newer in model/unicode.c). `--sweep` looks at every scalar value, in the
+surroundings that show a difference of class, order or composition, and prints those that differ: that is how that table
+was made, and how it is to be looked at with a newer utf8proc.
 
 Bytes.  In a tokenizer.json with byte fallback a run of byte tokens that is no UTF-8 becomes, for `tokenizers`, one
 U+FFFD per byte of the whole run; ours, and `sentencepiece`, keep the characters in it, since a stream cannot take back
 what it gave. No encoder gives such a run, random ids do: for those our text is compared with that rule, written down
 here once more (kept_characters), and how many they are is printed.
 
-Prints counts and the first differences, each cut down to a small string.  Exit status: 0 no difference, 1 differences
-(of the sweep: of characters that are not in the list), 2 it could not be run.
+Prints counts and the first differences, each cut down to a small string.  Exit status: 0 no difference, 1 differences,
+2 it could not be run.
 """
 import argparse
 import os
@@ -37,13 +36,6 @@ import unicodedata
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH = 4000
 SHOWN = 20
-
-# Combining marks with a class other than 0, and the parts of one composition (U+11935 U+11930 = U+11938), that
-# Unicode 10.0 to 15.0 added: for tables of 9.0 they are unassigned, so they reorder and compose with nothing.
-NEWER_IN_NFC = """
-    07FD 0898..089F 08CA..08D3 09FE 0C3C 0D3B..0D3C 0EBA 1715 1ABF..1ACE 1DF6..1DFA A82C 10D24..10D27 10EAB..10EAC
-    10EFD..10EFF 10F46..10F50 10F82..10F85 11070 1133B 1145E 11839..1183A 11930 11938 1193D..1193E 11943 119E0 11A34
-    11A47 11A99 11D42 11D44..11D45 11D97 11F41..11F42 16FF0..16FF1 1E08F 1E130..1E136 1E2AE 1E2EC..1E2EF 1E4EC..1E4EF"""
 
 # ---- strings ----------------------------------------------------------------------------------------------
 
@@ -96,8 +88,8 @@ CONTRACTIONS = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'T", "'RE", 
 class Maker:
     """Random strings, the same ones for the same seed."""
 
-    def __init__(self, seed, specials, skipped):
-        self.random, self.skipped = random.Random(seed), skipped
+    def __init__(self, seed, specials):
+        self.random = random.Random(seed)
         self.specials = specials or ["<s>", "</s>", "<|endoftext|>"]
         self.kinds = [self.word, self.script, self.marks, self.hangul, self.emoji, self.control, self.space, self.run,
                       self.code, self.digits, self.contraction, self.special, self.any, self.punctuation, self.tricky,
@@ -172,7 +164,7 @@ class Maker:
         pick = self.random
         kinds = self.kinds if pick.random() < 0.7 else [pick.choice(self.kinds)]
         text = "".join(pick.choice(kinds)() + pick.choice(["", "", " "]) for _ in range(pick.randint(1, 8)))
-        return "".join(c for c in text if ord(c) not in self.skipped) if self.skipped else text
+        return text
 
 
 # ---- the two sides ----------------------------------------------------------------------------------------
@@ -255,7 +247,6 @@ class Json:
         self.specials = [token.content for token in self.t.get_added_tokens_decoder().values()]
         self.special_ids = {i for i, token in self.t.get_added_tokens_decoder().items() if token.special}
         self.broken = 0
-        self.newer = points_of(NEWER_IN_NFC) if "NFC" in str(self.t.normalizer) else set()
 
     def texts(self, strings):
         plain = [e.ids for e in self.t.encode_batch(strings, add_special_tokens=False)]
@@ -318,7 +309,6 @@ class Spm:
         self.size = self.t.get_piece_size()
         self.specials = [self.t.id_to_piece(i) for i in range(self.size)
                          if self.t.is_control(i) or self.t.is_unknown(i)][:64]
-        self.newer = set()
         self.broken = 0
         self.specials += [self.t.id_to_piece(i) for i in range(min(self.size, 1200))
                           if not self.t.is_control(i) and not self.t.is_byte(i)][:64]
@@ -386,8 +376,8 @@ def report(title, total, differences, compare):
     return len(differences)
 
 
-def run_strings(ours, reference, options, skipped):
-    maker = Maker(options.seed, reference.specials, skipped)
+def run_strings(ours, reference, options):
+    maker = Maker(options.seed, reference.specials)
     differences = []
     for start in range(0, options.count, BATCH):
         strings = [maker.make() for _ in range(min(BATCH, options.count - start))]
@@ -434,22 +424,12 @@ def run_sweep(ours, reference):
             if hits:
                 differing.append(p)
                 examples.append((hits[0], found[hits[0]]))
-    unknown = [p for p in differing if p not in reference.newer]
-    print(f"sweep: {len(points)} scalar values in {len(forms) + 1} surroundings, {len(differing)} differ, "
-          f"{len(unknown)} of them not in the list", flush=True)
+    print(f"sweep: {len(points)} scalar values in {len(forms) + 1} surroundings, {len(differing)} differ", flush=True)
     for first, last in ranges_of(differing):
-        print(f"  {first:04X}" + (f"..{last:04X}" if last > first else "") + ("" if first in reference.newer else " !"))
-    for value, found in [e for p, e in zip(differing, examples) if p in unknown][:SHOWN]:
+        print(f"  {first:04X}" + (f"..{last:04X}" if last > first else ""))
+    for value, found in examples[:SHOWN]:
         show(value, found)
-    return len(unknown)
-
-
-def points_of(text):
-    points = set()
-    for word in text.split():
-        first, _, last = word.partition("..")
-        points.update(range(int(first, 16), int(last or first, 16) + 1))
-    return points
+    return len(differing)
 
 
 def open_reference(path):
@@ -467,7 +447,6 @@ def main():
     parser.add_argument("--count", type=int, default=100000, help="strings (100000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sweep", action="store_true", help="every scalar value instead of random strings")
-    parser.add_argument("--every-character", action="store_true", help="also those of newer Unicode than the library's")
     parser.add_argument("--build", default=os.environ.get("M2_BUILD", str(ROOT / "build/release")))
     options = parser.parse_args()
     program = pathlib.Path(options.build) / "tests/conformance/encode_stream"
@@ -475,15 +454,11 @@ def main():
         print(f"compare_tokenizers.py: {program} is not there: make tests", file=sys.stderr)
         sys.exit(2)
     reference, ours, begin = open_reference(options.tokenizer), Ours(str(program), options.tokenizer), time.monotonic()
-    skipped = set() if options.every_character else reference.newer
     print(f"{options.tokenizer} against {reference.name}, seed {options.seed}")
     if options.sweep:
         wrong = run_sweep(ours, reference)
     else:
-        if skipped:
-            print(f"left out of the strings: {len(skipped)} characters newer than Unicode 9.0, which the library's NFC does"
-                  " not know: " + " ".join(NEWER_IN_NFC.split()))
-        wrong = run_strings(ours, reference, options, skipped) + run_ids(ours, reference, options)
+        wrong = run_strings(ours, reference, options) + run_ids(ours, reference, options)
     print(f"{'differences' if wrong else 'no difference'}, {time.monotonic() - begin:.0f} s")
     sys.exit(1 if wrong else 0)
 

@@ -104,6 +104,26 @@ static void an_open_syllable_does_not_swallow_the_place_of_its_final(void **stat
 	free(out);
 }
 
+/* U+1ABF came with Unicode 13.0, U+11935, U+11930 and their composition with 13.0 too: by the tables that
+ * the reference tokenizers have they neither move nor compose. */
+static void what_came_after_unicode_9_stays_as_it_is(void **state)
+{
+	static const char *const texts[] = {"a\xe1\xaa\xbf\xcc\x81", "a\xcc\xa7\xe1\xaa\xbf",
+		"\xf0\x91\xa4\xb5\xf0\x91\xa4\xb0", "\xf0\x91\xa4\xb8"};
+	(void)state;
+	for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+		char *out;
+		size_t length;
+		struct m2_why why;
+		assert_int_equal(m2_unicode_normalize(
+					 M2_NFC, texts[i], strlen(texts[i]), &out, &length, &why),
+			M2_OK);
+		assert_int_equal(length, strlen(texts[i]));
+		assert_memory_equal(out, texts[i], length);
+		free(out);
+	}
+}
+
 static void lower_case_is_each_characters_own(void **state)
 {
 	char *out;
@@ -240,6 +260,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(forms_equal_utf8proc_on_random_text),
 		cmocka_unit_test(an_open_syllable_does_not_swallow_the_place_of_its_final),
+		cmocka_unit_test(what_came_after_unicode_9_stays_as_it_is),
 		cmocka_unit_test(lower_case_is_each_characters_own),
 		cmocka_unit_test(a_megabyte_of_marks_in_the_wrong_order_is_normalised_at_once),
 		cmocka_unit_test(ascii_and_latin_need_no_normalising),
