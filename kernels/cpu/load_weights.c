@@ -8,6 +8,8 @@
  *
  * One lock stands over what is handed out, what is done and what went wrong; it is taken once per
  * share.  A host holds the model once and a buffer per thread.
+ *
+ * Nothing here knows what is behind the source: every container is ranges of a file.
  */
 #include "kernels/cpu/load.h"
 
@@ -151,7 +153,6 @@ static enum m2_err load_vector(
 struct target {
 	const struct m2_matrix *m;
 	enum m2_dtype stored;
-	size_t row_bytes;   /* as stored */
 	size_t panel_bytes; /* as stored */
 };
 
@@ -220,8 +221,7 @@ static enum m2_err load_matrix(
 {
 	const struct m2_matrix *m = matrix_of(l->model, s->layer, s->which);
 	const enum m2_dtype stored = l->source->dtype(l->source->ctx, s->layer, s->which);
-	const size_t row_bytes = (size_t)m->cols * m2_dtype_bytes(stored);
-	const struct target t = {m, stored, row_bytes, M2_PANEL * row_bytes};
+	const struct target t = {m, stored, M2_PANEL * (size_t)m->cols * m2_dtype_bytes(stored)};
 	const size_t fit = l->cut.piece / t.panel_bytes, most = fit > 0 ? fit : 1;
 	enum m2_err err = M2_OK;
 	for (size_t i = 0; i < s->count && err == M2_OK && !atomic_load(&l->stop); i += most) {

@@ -3,8 +3,8 @@
  * Packing is a transpose.  Rows are taken 16 bytes at a time, so many of them to a vector as it has
  * parts; within the parts all rows' elements are then zipped, 2 by 2, 4 by 4, 8 by 8, and what comes
  * out are the columns.  The rows are loaded where the panel wants them: its order costs nothing.
- * Rows that are missing, columns beyond the last whole block and numbers of another type go by way
- * of a tile that stays in the first cache.
+ * All goes by way of a tile that stays in the first cache: there numbers of another type are
+ * converted to, and rows a power of two apart do not push each other out of it.
  *
  * Written in the vector of the file that includes this; the same bits as m2_panel_pack and
  * m2_elements_convert.
@@ -15,7 +15,7 @@
 #include <string.h>
 
 enum {
-	PACK_TILE = 128,   /* columns of a tile */
+	PACK_LINES = 4,    /* lines of a row in a tile */
 	PACK_AHEAD = 4096, /* bytes of the panel that are asked for before they are written */
 	LINE = 64,
 };
@@ -163,32 +163,28 @@ M2_INLINE void pack_blocks(unsigned char *dst, const enum m2_dtype dtype, const 
 	}
 }
 
-/* The columns from `col` on by way of a tile. */
-M2_INLINE void pack_tiles(unsigned char *dst, const enum m2_dtype dtype, const unsigned char *src,
-	enum m2_dtype stored, size_t stride, size_t rows, size_t col, size_t cols)
-{
-	enum { ROW_BYTES = PACK_TILE * sizeof(float) };
-	_Alignas(64) unsigned char tile[M2_PANEL * ROW_BYTES];
-	const size_t bytes = dtype == M2_DTYPE_F32 ? 4 : 2, from_bytes = m2_dtype_bytes(stored);
-	if (col >= cols)
-		return;
-	memset(tile, 0, sizeof tile);
-	for (; col < cols; col += PACK_TILE) {
-		const size_t n = cols - col < PACK_TILE ? cols - col : PACK_TILE;
-		for (size_t r = 0; r < rows; r++)
-			pack_convert(tile + r * ROW_BYTES, dtype,
-				src + (r * stride + col) * from_bytes, stored, n);
-		pack_blocks(dst + col * M2_PANEL * bytes, dtype, tile, ROW_BYTES, n);
-	}
-}
-
+/* Tile after tile: rows are copied in, or converted, and packed from there. */
 M2_INLINE void pack_as(unsigned char *dst, const enum m2_dtype dtype, const unsigned char *src,
 	enum m2_dtype stored, size_t stride, size_t rows, size_t cols)
 {
-	const size_t bytes = dtype == M2_DTYPE_F32 ? 4 : 2, block = 16 / bytes;
-	const size_t whole = stored == dtype && rows == M2_PANEL ? cols - cols % block : 0;
-	pack_blocks(dst, dtype, src, stride * bytes, whole);
-	pack_tiles(dst, dtype, src, stored, stride, rows, whole, cols);
+	enum { ROW_BYTES = PACK_LINES * LINE };
+	_Alignas(64) unsigned char tile[M2_PANEL * ROW_BYTES];
+	const size_t bytes = dtype == M2_DTYPE_F32 ? 4 : 2, from_bytes = m2_dtype_bytes(stored);
+	const size_t wide = ROW_BYTES / bytes;
+
+	memset(tile, 0, sizeof tile); /* the rows that are missing */
+	for (size_t col = 0; col < cols; col += wide) {
+		const size_t n = cols - col < wide ? cols - col : wide;
+		for (size_t r = 0; r < rows; r++) {
+			unsigned char *to = tile + r * ROW_BYTES;
+			const unsigned char *from = src + (r * stride + col) * from_bytes;
+			if (stored == dtype && n == wide)
+				memcpy(to, from, ROW_BYTES); /* a constant: no call */
+			else
+				pack_convert(to, dtype, from, stored, n);
+		}
+		pack_blocks(dst + col * M2_PANEL * bytes, dtype, tile, ROW_BYTES, n);
+	}
 }
 
 static void pack_panel(void *dst, enum m2_dtype dtype, const void *src, enum m2_dtype stored,
