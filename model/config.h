@@ -38,7 +38,7 @@ struct m2_model_config {
 	int32_t n_eos;        /* eos token ids; generation_config.json's take precedence */
 	int32_t eos_token_ids[16];
 	/* Where the file is known to be wrong and another value was taken: sentences for people, static
-	 * (inspect and the log show them). */
+	 * (inspect shows them). */
 	int32_t n_corrections;
 	const char *corrections[4];
 };
