@@ -2,6 +2,8 @@
  * which one can be described wrongly is refused.  The container is test_model_pytorch_zip.c's. */
 #include "tests/unit/pytorch_place.h"
 
+#include <pthread.h>
+
 /* Tensors w and v on the storage data/0 of 24 bytes. */
 static void make_tensors(struct place *p, const struct tensor_of *w, const struct tensor_of *v)
 {
@@ -206,6 +208,35 @@ static void a_name_or_a_storage_is_not_described_twice(void **state)
 	refuse(p, M2_EFORMAT, "the tensor w is described twice");
 }
 
+/* ---- two threads ---- */
+
+static void *open_often(void *arg)
+{
+	const struct place *p = arg;
+	size_t opened = 0;
+	for (int i = 0; i < 50; i++) {
+		struct m2_tensor_file *file = NULL;
+		struct m2_why why = {.text = ""};
+		opened += m2_pytorch_open(p->dirfd, "x.bin", &file, &why) == M2_OK ? 1 : 0;
+		m2_tensor_file_close(&file);
+	}
+	return opened == 50 ? arg : NULL;
+}
+
+/* A worker loads one file while its checker opens another; the thread sanitizer watches. */
+static void two_threads_open_files_at_once(void **state)
+{
+	struct place *p = *state;
+	make_usual(p);
+	accept(p);
+	pthread_t other;
+	void *result = NULL;
+	assert_int_equal(pthread_create(&other, NULL, open_often, p), 0);
+	assert_non_null(open_often(p));
+	assert_int_equal(pthread_join(other, &result), 0);
+	assert_non_null(result);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -216,6 +247,7 @@ int main(void)
 		TEST(byte_order_and_crc_are_checked),
 		TEST(a_tensor_lies_inside_its_storage_and_that_in_its_entry),
 		TEST(a_name_or_a_storage_is_not_described_twice),
+		TEST(two_threads_open_files_at_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
