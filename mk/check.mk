@@ -16,7 +16,7 @@ demo: all
 
 check: check-test-packages
 	@rm -f $(LOG)
-	@status=0; for part in lint unit install system address thread fuzz; do \
+	@status=0; for part in lint unit cuda install system address thread fuzz; do \
 		echo "== $$part"; \
 		$(MAKE) --no-print-directory -j2 check-build-$$part && \
 		$(MAKE) --no-print-directory check-$$part || status=1; done; \
@@ -25,6 +25,9 @@ check: check-test-packages
 check-build-lint check-build-fuzz check-build-install:
 	@true
 check-build-unit: tests
+# No GPU is needed to compile: without nvcc the part says that it is skipped.
+check-build-cuda:
+	@if command -v $(NVCC) >/dev/null 2>&1; then $(MAKE) --no-print-directory gpu; fi
 check-build-system: tests
 check-build-address:
 	@$(MAKE) --no-print-directory SAN=address,undefined tests
@@ -35,6 +38,9 @@ check-lint:
 	@$(RUN) --title lint $(lint_tests)
 check-unit:
 	@$(RUN) --title unit --jobs 2 --env M2_BUILD=$(B) $(test_programs) tests/conformance/test_mutants.py
+check-cuda:
+	@$(RUN) --title cuda --env M2_BUILD=$(B) --env CUDA_ARCHS='$(cuda_archs)' tests/gpu/test_compiled.sh \
+		$(wildcard $(gpu_tests))
 check-install:
 	@$(RUN) --title install tests/install/test_install.sh
 check-system:
@@ -61,6 +67,15 @@ fuzz: $(B)/libm2.a
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
+# Not fortified: the functions it replaces are the plain ones.  The sanitizers' runtime wants to be first, so
+# tests that preload it are left to the plain build.
+$(B)/tests/system/faults/libfaults.so: tests/system/faults/shim.c $(wildcard tests/system/faults/*.h tests/system/faults/*.def)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -I. -D_GNU_SOURCE $(filter-out -fsanitize=%,$(cflags)) -U_FORTIFY_SOURCE -fno-builtin $(CFLAGS) -shared -o $@ $< -ldl
+$(B)/tests/system/faults/libmamba2-cuda.so: $(B)/tests/system/faults/fake_cuda.o $(B)/libm2.a
+	$(Q)$(CC) -shared $(ldflags) $(LDFLAGS) -o $@ $^ $(ldlibs)
+
+.PHONY: check-cuda check-build-cuda
 .PHONY: demo check fuzz format check-lint check-unit check-install check-system check-address \
         check-thread check-fuzz check-build-lint check-build-unit check-build-install \
         check-build-system check-build-address check-build-thread check-build-fuzz

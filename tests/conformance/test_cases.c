@@ -20,6 +20,7 @@ struct bench {
 	const struct m2_backend *backend;
 	struct m2_device *device;
 	struct m2_model *model;
+	double tolerance;
 };
 
 static void must(enum m2_err err, const struct m2_why *why, const struct case_data *c)
@@ -128,21 +129,40 @@ static void run_span(struct bench *b, const struct case_data *c, int32_t span, f
 	}
 	compare_logits(c, logits, &overall, &row);
 	compare_states(b, c, &ssm, &conv);
-	if (!(overall < CASE_TOLERANCE && row < CASE_TOLERANCE && ssm < CASE_TOLERANCE &&
-		    conv < CASE_TOLERANCE))
+	if (!(overall < b->tolerance && row < b->tolerance && ssm < b->tolerance &&
+		    conv < b->tolerance))
 		fail_msg("%s, %s, spans of %d: logits %.1e (worst row %.1e), ssm %.1e, conv %.1e",
 			b->backend->name, c->words, (int)length, overall, row, ssm, conv);
 	keep_larger(&worst->logits, overall);
 	keep_larger(&worst->row, row);
 	keep_larger(&worst->ssm, ssm);
 	keep_larger(&worst->conv, conv);
-	expect_greedy(b, c, logits + (size_t)(c->n_tokens - 1) * v);
+	if (b->tolerance <= CASE_TOLERANCE) /* else two near ones may change places */
+		expect_greedy(b, c, logits + (size_t)(c->n_tokens - 1) * v);
+}
+
+/* The cuda backend rounds the input of a product to the type of the weights, if that has 16 bits: half a
+ * unit in the last place (2^-9 or 2^-12 of a number), twice a layer and once for the head. */
+static double tolerance_of(
+	const struct m2_backend *backend, const struct case_data *c, enum m2_dtype weights)
+{
+	if (strcmp(backend->name, "cuda") != 0 || weights == M2_DTYPE_F32)
+		return CASE_TOLERANCE;
+	const struct m2_weight_source source = m2_checkpoint_source(c->checkpoint);
+	switch (source.dtype(source.ctx, 0, M2_W_IN_PROJ)) {
+	case M2_DTYPE_BF16:
+		return 2e-2;
+	case M2_DTYPE_F16:
+		return 3e-3;
+	default:
+		return CASE_TOLERANCE;
+	}
 }
 
 static void run_case(const struct m2_backend *backend, const char *isa, struct case_data *c,
 	enum m2_dtype weights, size_t n_spans)
 {
-	struct bench b = {.backend = backend};
+	struct bench b = {.backend = backend, .tolerance = tolerance_of(backend, c, weights)};
 	struct m2_why why = {.text = ""};
 	const struct m2_device_options options = {.threads = 2, .isa = isa};
 	must(backend->open(&options, &b.device, &why), &why, c);
@@ -225,6 +245,12 @@ static void cpu_gives_every_case_with_what_it_chooses(void **state)
 	run_all("cpu", "auto");
 }
 
+static void cuda_gives_every_case(void **state)
+{
+	(void)state;
+	run_all("cuda", "auto");
+}
+
 /* An argument chooses tests by name, as tests/conformance/test_mutants.py does. */
 int main(int argc, char **argv)
 {
@@ -237,6 +263,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(cpu_gives_every_case_with_avx2),
 		cmocka_unit_test(cpu_gives_every_case_with_avx512),
 		cmocka_unit_test(cpu_gives_every_case_with_what_it_chooses),
+		cmocka_unit_test(cuda_gives_every_case),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
