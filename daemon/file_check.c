@@ -62,6 +62,17 @@ static enum m2_err add_checkpoint(
 	return err;
 }
 
+static enum m2_err add_tokenizer(struct m2_file_list *list, const struct m2_tokenizer *tokenizer,
+	const char *path, struct m2_why *why)
+{
+	char beside[M2_IPC_FILE_PATH];
+	enum m2_err err = m2_file_list_add(list, path, why);
+	for (size_t i = 0; err == M2_OK && m2_tokenizer_beside(tokenizer, i, beside, sizeof beside);
+		i++)
+		err = m2_file_list_add(list, beside, why);
+	return err;
+}
+
 enum m2_err m2_file_list_fill(
 	struct m2_file_list *list, const struct m2_variant *variant, struct m2_why *why)
 {
@@ -72,7 +83,7 @@ enum m2_err m2_file_list_fill(
 		m2_file_tokenizer(variant->checkpoint, variant->tokenizer, &tokenizer, &second);
 	const char *path = tokenizer != NULL ? m2_tokenizer_path(tokenizer) : NULL;
 	if (err == M2_OK && path != NULL && path[0] == '/')
-		err = m2_file_list_add(list, path, &second);
+		err = add_tokenizer(list, tokenizer, path, &second);
 	m2_tokenizer_close(&tokenizer);
 	if (first == M2_OK && err != M2_OK)
 		*why = second;

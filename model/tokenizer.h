@@ -39,6 +39,10 @@ const char *m2_tokenizer_kind(const struct m2_tokenizer *tokenizer);
 /* The file that it was read from; "" if from memory.  Lives as long as the tokenizer. */
 const char *m2_tokenizer_path(const struct m2_tokenizer *tokenizer);
 
+/* The i-th of the files beside it that said something about special tokens (special_tokens_map.json,
+ * tokenizer_config.json): its path, as long as out has room.  false: there are not so many. */
+bool m2_tokenizer_beside(const struct m2_tokenizer *tokenizer, size_t i, char *out, size_t size);
+
 /* The ids that begin and end a text as the tokenizer's files say; -1: none. */
 int32_t m2_tokenizer_bos(const struct m2_tokenizer *tokenizer);
 int32_t m2_tokenizer_eos(const struct m2_tokenizer *tokenizer);

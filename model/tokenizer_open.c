@@ -140,18 +140,34 @@ static bool is_called_tokenizer_model(const char *path)
 	return strncmp(slash != NULL ? slash + 1 : path, name, sizeof name - 1) == 0;
 }
 
+static const char *const beside[] = {"special_tokens_map.json", "tokenizer_config.json"};
+enum { N_BESIDE = sizeof beside / sizeof beside[0] };
+
+bool m2_tokenizer_beside(const struct m2_tokenizer *t, size_t i, char *out, size_t size)
+{
+	const char *slash = t->path != NULL ? strrchr(t->path, '/') : NULL;
+	for (size_t which = 0; slash != NULL && which < N_BESIDE; which++) {
+		if ((t->beside >> which & 1) == 0 || i-- > 0)
+			continue;
+		const int n = snprintf(
+			out, size, "%.*s%s", (int)(slash + 1 - t->path), t->path, beside[which]);
+		return n > 0 && (size_t)n < size;
+	}
+	return false;
+}
+
 static enum m2_err read_configs(struct m2_tokenizer *t, struct m2_why *why)
 {
-	static const char *const names[] = {"special_tokens_map.json", "tokenizer_config.json"};
 	const bool spm = t->symbols >= M2_SYMBOLS_PIECES;
 	bool add_bos = spm && is_called_tokenizer_model(t->path);
 	bool add_eos = false;
 	enum m2_err err = M2_OK;
-	for (size_t i = 0; i < 2 && err == M2_OK; i++) {
+	for (size_t i = 0; i < N_BESIDE && err == M2_OK; i++) {
 		struct json_object *config;
-		err = read_beside(t->path, names[i], &config, why);
+		err = read_beside(t->path, beside[i], &config, why);
 		if (err != M2_OK || config == NULL)
 			continue;
+		t->beside |= 1U << i;
 		take_token(t, config, "bos_token", &t->bos);
 		take_token(t, config, "eos_token", &t->eos);
 		err = m2_json_get_bool(config, "add_bos_token", &add_bos, NULL, why);

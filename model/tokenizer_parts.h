@@ -50,6 +50,8 @@ enum m2_beginning {
 struct m2_tokenizer {
 	char *kind; /* for m2_tokenizer_kind */
 	char *path; /* NULL: from memory */
+	unsigned
+		beside; /* bit i: the i-th file that may lie beside it was read (tokenizer_open.c) */
 	int32_t bos, eos;
 
 	struct m2_token

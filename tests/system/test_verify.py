@@ -15,6 +15,7 @@ import harness
 from harness import BUILD, DEMO, Daemon, equal, expect, wait_until
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+BESIDE = "tokenizer_config.json"  # says which tokens begin and end a text
 
 
 def digest(path):
@@ -28,6 +29,7 @@ def with_copy():
     copy.mkdir()
     for file in FILES:
         shutil.copy(DEMO / file, copy)
+    (copy / BESIDE).write_text("{}")
     d.write_variant("copy", {"checkpoint": str(copy)})
     return d, copy
 
@@ -79,7 +81,7 @@ def a_load_records_what_it_loaded_and_nobody_waits():
     with d:
         equal(recorded(d, "copy"), {}, "nothing is known before the first load")
         d.ctl("load", "copy")
-        wait_until(lambda: set(FILES) <= set(recorded(d, "copy")), 20, "the checksums of all files are recorded")
+        wait_until(lambda: {*FILES, BESIDE} <= set(recorded(d, "copy")), 20, "the checksums of all files are recorded")
         for name, file in recorded(d, "copy").items():
             equal(file["sha256"], digest(copy / name), f"SHA-256 of {name}")
             equal(file["state"], "ok", name)
@@ -98,11 +100,16 @@ def verify_records_what_has_no_record_and_then_agrees():
         status, answer, _ = verify(d, "copy")
         equal((status, answer["state"]), (0, "ok"), "a variant that was never loaded")
         equal(set(states(answer).values()), {"recorded"}, "everything is recorded now")
-        expect(set(FILES) <= set(states(answer)), f"all files: {states(answer)}")
+        expect({*FILES, BESIDE} <= set(states(answer)), f"all files: {states(answer)}")
         status, answer, _ = verify(d, "copy")
         equal((status, set(states(answer).values())), (0, {"ok"}), "and the same the second time")
         equal({pathlib.Path(f["path"]).name: f["sha256"] for f in answer["files"]},
               {name: digest(copy / name) for name in states(answer)}, "checksums")
+        seen = []
+        with d.connect(control=True) as client:
+            by_python = client.verify("copy", progress=lambda done, total, what: seen.append((done, total)))
+        equal((by_python["state"], by_python["files"]), ("ok", answer["files"]), "Python's verify says the same")
+        expect(all(done <= total for done, total in seen), f"progress: {seen}")
         text = d.ctl("verify", "copy").stdout
         expect("all files are as recorded" in text and "GB/s" in text, text)
 

@@ -328,6 +328,15 @@ def _put_prompt(options: Any, prompt: Optional[Prompt], tokens: Optional[Sequenc
     return text
 
 
+def _progress(function: Optional[Callable[[int, int, str], None]]) -> Any:
+    """A C callback that calls function(done, total, what); keep it until the call that takes it returns."""
+    def forward(_: Any, done: int, total: int, what: Optional[bytes]) -> None:
+        if function is not None:
+            function(done, total, (what or b"").decode("utf-8", "replace"))
+
+    return Progress(forward)
+
+
 class Client:
     """A connection to the daemon.
 
@@ -481,14 +490,14 @@ class Client:
     def ps(self) -> Dict[str, Any]:
         return self._ask(lib.ps)
 
-    def load(self, model: str, progress: Optional[Callable[[int, int, str], None]] = None) -> Dict[str, Any]:
+    def load(self, model: str, progress: Optional[Callable[[int, int, str], None]] = None, *, dry_run: bool = False,
+             pin: bool = False) -> Dict[str, Any]:
         """Make a variant resident.  progress(done, total, what) is called on this thread.  Control endpoint, as all
-        that follow."""
-        def forward(_: Any, done: int, total: int, what: Optional[bytes]) -> None:
-            if progress is not None:
-                progress(done, total, (what or b"").decode("utf-8", "replace"))
-
-        return self._ask(lib.load, model.encode(), Progress(forward), None)
+        that follow.  dry_run: only say what would happen.  pin: it never leaves by itself."""
+        if not (dry_run or pin):
+            return self._ask(lib.load, model.encode(), _progress(progress), None)
+        return self._ask(lib.load_with, model.encode(), (1 if dry_run else 0) | (2 if pin else 0), _progress(progress),
+                         None)
 
     def unload(self, model: str, wait_s: Optional[int] = None) -> Dict[str, Any]:
         return self._ask(lib.unload, model.encode(), -1 if wait_s is None else wait_s)
@@ -497,6 +506,12 @@ class Client:
         """yaml: the text of a variant file; source: the absolute path it came from."""
         data = yaml.encode()
         return self._ask(lib.register, data, len(data), source.encode() if source is not None else None, int(replace))
+
+    def verify(self, model: str, *, record: bool = False, progress: Optional[Callable[[int, int, str], None]] = None
+               ) -> Dict[str, Any]:
+        """Read every file of a variant again: {"state": ..., "files": [...]}.  record: what is there becomes the
+        record."""
+        return self._ask(lib.verify, model.encode(), int(record), _progress(progress), None)
 
     def remove(self, model: str) -> Dict[str, Any]:
         return self._ask(lib.remove, model.encode())
