@@ -1,4 +1,4 @@
-/* backend.c - which backends there are.
+/* backend.c - which backends there are, and steps in halves on those that know only whole ones.
  *
  * The CUDA backend is another shared object, opened on the first ask and then kept: a host without a
  * GPU never maps the driver.  Nothing here falls back: a device that is asked for and absent is an
@@ -94,4 +94,19 @@ enum m2_err m2_backend_find(const char *name, const struct m2_backend **out, str
 		return find_cuda(out, why);
 	return m2_fail_field(M2_EUNSUPPORTED, why, "device",
 		"there is no backend named \"%s\"; there are cpu, cuda, ref and ref64", name);
+}
+
+/* ---- steps in halves, where the backend has none ------------------------------------------------- */
+
+enum m2_err m2_backend_step_begin(const struct m2_backend *backend, struct m2_model *model,
+	const struct m2_work *items, int32_t count, struct m2_why *why)
+{
+	return backend->step_begin != NULL ? backend->step_begin(model, items, count, why)
+					   : backend->step(model, items, count, why);
+}
+
+enum m2_err m2_backend_step_wait(
+	const struct m2_backend *backend, struct m2_model *model, struct m2_why *why)
+{
+	return backend->step_wait != NULL ? backend->step_wait(model, why) : M2_OK;
 }

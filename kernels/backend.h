@@ -15,8 +15,8 @@
  *   R = 2*M + 2*Ds + 2*G*N + H, rows of in_proj, in order z0[M] x0[M] z[Ds] x[Ds] B[GN] C[GN] dt[H]
  * Maths: Dao & Gu 2024 (arXiv 2405.21060) sections 6 and 7; kernels/ref/ is the definition here.
  *
- * Promise to keep, decided in the design: the bits of a sequence's logits and state depend only on
- * its own tokens and their absolute positions - not on which other items are in the step, not on
+ * Promise to keep, decided in the design: the bits of a sequence's logits, picks and state depend only
+ * on its own tokens and their absolute positions - not on which other items are in the step, not on
  * the order of items, not on the number of threads, and not on how its tokens were cut into spans
  * as long as every cut lies on a multiple of M2_CHUNK (absolute position) or the cut is into single
  * tokens at the end of the prompt.  See struct m2_work.
@@ -37,6 +37,9 @@
 
 /* Chunk grid of prompt processing, in tokens at absolute positions of the sequence. */
 enum { M2_CHUNK = 64 };
+
+/* Steps that may be begun and not waited for. */
+enum { M2_STEPS_IN_FLIGHT = 2 };
 
 /* Everything that changes what is computed.  Checked by m2_model_desc_check; a backend may assume
  * a checked one. */
@@ -120,11 +123,13 @@ struct m2_weight_source {
 size_t m2_weight_elements(const struct m2_model_desc *m, enum m2_weight which);
 
 struct m2_load_options {
-	enum m2_dtype weights; /* of the large matrices; NONE: as stored */
-	enum m2_dtype state;   /* of the SSM state; F32 is all that ref and cpu take so far */
-	int32_t slots;         /* sequences with a state, 1.. */
-	int32_t max_tokens;    /* most tokens, over all items, in one step, >= 1 */
-	int32_t max_items;     /* most items in one step, >= 1 */
+	/* Of the large matrices; NONE: as stored.  INT8 (cpu and ref): rows of their own scale, see
+	 * common/dtype.h; the rows of dt in in_proj stay as stored. */
+	enum m2_dtype weights;
+	enum m2_dtype state; /* of the SSM state; F32 is all that ref and cpu take so far */
+	int32_t slots;       /* sequences with a state, 1.. */
+	int32_t max_tokens;  /* most tokens, over all items, in one step, >= 1 */
+	int32_t max_items;   /* most items in one step, >= 1 */
 	/* May be NULL.  Called on any of load's threads, never on two at once; bytes_done only grows,
 	 * and the last call of a load that succeeds says bytes_total. */
 	void (*progress)(void *ctx, uint64_t bytes_done, uint64_t bytes_total);
@@ -137,6 +142,15 @@ struct m2_footprint {
 	uint64_t state;     /* bytes of all slots */
 	uint64_t workspace; /* bytes of buffers of the step */
 	uint64_t per_slot;  /* bytes of one slot; slot_save writes exactly as many */
+};
+
+/* The largest logit of a row, among the ids that may be chosen. */
+struct m2_pick {
+	int32_t token; /* the lowest of the ids with the largest logit; a NaN is never the largest.
+	                * Always an id that may be chosen: 0 if all logits are NaN */
+	float logprob; /* log softmax of it over those ids, in f32 or better, summed in an order that
+	                * nothing but the row changes; NaN if any of their logits is not finite */
+	float logit;   /* the logit itself */
 };
 
 /* One span of one sequence.  A step advances it from `position` to position + n_tokens.
@@ -152,6 +166,16 @@ struct m2_work {
 	const int32_t *tokens; /* [n_tokens], each in 0..V-1: checked by the caller */
 	int32_t logits_first; /* logits wanted for tokens[logits_first..n_tokens); n_tokens: none */
 	float *logits; /* [n_tokens - logits_first, V] f32, row stride V, caller's host memory */
+
+	/* A greedy choice from the logits of the last token, made where the logits are; NULL: none.
+	 * Independent of `logits`: where both are wanted, both are delivered. */
+	struct m2_pick *pick; /* caller's host memory */
+	int32_t pick_limit;   /* ids 0..pick_limit-1 may be chosen, 1..V; 0: all V */
+	/* The one token (n_tokens 1, `tokens` not read) is what the slot's last step picked.  That step
+	 * must have asked for a pick; it need not have been waited for (step_begin).  A pick is good
+	 * until the slot's next step, reset, restore or copy onto it; no function carries it to
+	 * another slot or saves it. */
+	bool from_pick;
 };
 
 struct m2_device; /* an opened device of a backend */
@@ -197,6 +221,31 @@ struct m2_backend {
 	enum m2_err (*step)(struct m2_model *model, const struct m2_work *items, int32_t count,
 		struct m2_why *why);
 
+	/* A step in two halves, both or neither; NULL: the backend is synchronous, and
+	 * m2_backend_step_begin and _wait (below) do with step alone.
+	 *
+	 * begin returns once the step is queued: items and their tokens have been copied, what `logits`
+	 * and `pick` point at must live until wait.  wait returns when the picks and logits of the
+	 * oldest step begun and not waited for are written.  At most M2_STEPS_IN_FLIGHT are begun and
+	 * not waited for; one of more logits than the backend buffers waits for most of them in begin.
+	 * Positions and slot functions follow the order of begins: a slot function called while steps
+	 * are in flight takes effect behind them and before what is begun after it.  `step` is for when
+	 * none is in flight; unload drops what is.  An error of either half as from step; after one
+	 * other than M2_EDEVICE from begin the step was not begun.
+	 *
+	 * A scheduler of greedy sequences hides its own work and the way to the device behind the
+	 * device's with two steps in flight:
+	 *     begin(first step: prompts and tokens of the host, each with `pick`)
+	 *     loop: begin(next step: the same sequences with from_pick, newcomers with their tokens)
+	 *           wait; publish the picks of the waited step
+	 * A sequence whose waited pick ends it (an end token, a stop string) is in the step already
+	 * begun once more: its pick there is ignored, and its slot is reset as ever, which takes effect
+	 * behind that step.  One that needs its token on the host first (sampling with a temperature,
+	 * penalties, a mask) is left out of the step that is begun before its logits have come. */
+	enum m2_err (*step_begin)(struct m2_model *model, const struct m2_work *items,
+		int32_t count, struct m2_why *why);
+	enum m2_err (*step_wait)(struct m2_model *model, struct m2_why *why);
+
 	/* Slots.  reset: all zero, position 0 (also how one user's state is kept from the next).
 	 * copy: dst becomes src, for forks.  save and restore: exactly per_slot bytes, host memory;
 	 * the bytes are private to this backend, build and model. */
@@ -212,7 +261,20 @@ struct m2_backend {
 	/* For tests: fill every buffer of a step with NaN, since what a step reads it must have
 	 * written.  NULL: the backend has none. */
 	void (*poison)(struct m2_model *model);
+
+	/* What the device can do at most, measured now, with memory of its own for the while: bytes
+	 * read per second, and floating-point operations per second (a multiply-add is two) of 16-bit
+	 * matrix products with f32 sums.  For benches, while nothing else runs.  NULL: not measured. */
+	enum m2_err (*measure)(struct m2_device *device, double *bytes_per_second,
+		double *operations_per_second, struct m2_why *why);
 };
+
+/* The two halves of a step on any backend.  On a synchronous one begin runs the step: its results are
+ * there when it returns, and wait has nothing to do. */
+enum m2_err m2_backend_step_begin(const struct m2_backend *backend, struct m2_model *model,
+	const struct m2_work *items, int32_t count, struct m2_why *why);
+enum m2_err m2_backend_step_wait(
+	const struct m2_backend *backend, struct m2_model *model, struct m2_why *why);
 
 /* "ref" or "cpu", always there; "cuda" when its shared object is found beside the program or in the
  * library directory (opened on first ask).  M2_EUNSUPPORTED with the reason otherwise. */

@@ -5,11 +5,13 @@
  */
 #include "kernels/ref/ref.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "kernels/pick.h"
 #include "kernels/ref/model.h"
 
 struct m2_device {
@@ -47,21 +49,32 @@ static enum m2_err step(
 	struct m2_model *model, const struct m2_work *items, int32_t count, struct m2_why *why)
 {
 	(void)why;
+	const size_t vocab = (size_t)model->desc.vocab_rows;
 	for (int32_t i = 0; i < count; i++) {
 		const struct m2_work *item = &items[i];
+		int32_t *last = &model->picks[item->slot];
+		float *logits = NULL;
+		assert(!item->from_pick || (item->n_tokens == 1 && *last >= 0));
 		for (int32_t t = 0; t < item->n_tokens; t++) {
-			float *logits = NULL;
 			if (t >= item->logits_first)
-				logits = item->logits + (size_t)(t - item->logits_first) *
-								(size_t)model->desc.vocab_rows;
-			M2_REF(forward)(model, item->slot, item->tokens[t], logits);
+				logits = item->logits + (size_t)(t - item->logits_first) * vocab;
+			else
+				logits = item->pick != NULL && t == item->n_tokens - 1 ? model->row
+										       : NULL;
+			M2_REF(forward)
+			(model, item->slot, item->from_pick ? *last : item->tokens[t], logits);
 		}
+		if (item->pick != NULL)
+			m2_pick_row(
+				logits, m2_pick_limit(item, model->desc.vocab_rows), item->pick);
+		*last = item->pick != NULL ? item->pick->token : -1;
 	}
 	return M2_OK;
 }
 
 static enum m2_err slot_reset(struct m2_model *model, int32_t slot)
 {
+	model->picks[slot] = -1;
 	memset(M2_REF(conv_state)(model, slot, 0), 0,
 		M2_REF(slot_elements)(model) * sizeof(m2_real));
 	return M2_OK;
@@ -69,6 +82,7 @@ static enum m2_err slot_reset(struct m2_model *model, int32_t slot)
 
 static enum m2_err slot_copy(struct m2_model *model, int32_t dst, int32_t src)
 {
+	model->picks[dst] = -1;
 	memmove(M2_REF(conv_state)(model, dst, 0), M2_REF(conv_state)(model, src, 0),
 		M2_REF(slot_elements)(model) * sizeof(m2_real));
 	return M2_OK;
@@ -83,6 +97,7 @@ static enum m2_err slot_save(struct m2_model *model, int32_t slot, void *dst)
 
 static enum m2_err slot_restore(struct m2_model *model, int32_t slot, const void *src)
 {
+	model->picks[slot] = -1;
 	memcpy(M2_REF(conv_state)(model, slot, 0), src,
 		M2_REF(slot_elements)(model) * sizeof(m2_real));
 	return M2_OK;

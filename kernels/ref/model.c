@@ -1,8 +1,8 @@
 /* model.c - loading and unloading in the definition's backend.
  *
  * Each weight is one array of m2_real, in the shape it is described in.  A weight that is to be
- * resident as bf16 or f16 is rounded to that first, so that the definition computes with the very
- * numbers that the fast backends have.
+ * resident as bf16, f16 or int8 is rounded to that first, so that the definition computes with the
+ * very numbers that the fast backends have.
  */
 #include "kernels/ref/model.h"
 
@@ -69,7 +69,9 @@ enum m2_err M2_REF(plan)(struct m2_device *device, const struct m2_model_desc *d
 	out->state = state;
 	out->per_slot = per_slot;
 	out->workspace = sizeof(struct m2_model) + pointer_bytes(desc) +
-			 work_elements(desc) * sizeof(m2_real);
+			 work_elements(desc) * sizeof(m2_real) +
+			 (size_t)desc->vocab_rows * sizeof(float) +
+			 (size_t)options->slots * sizeof(int32_t);
 	return M2_OK;
 }
 
@@ -95,6 +97,38 @@ static void widen(
 	}
 }
 
+/* Rows of widened f32 values to what m2_int8_scale and its like make of them. */
+static void quantise(m2_real *rows, size_t count, size_t cols, float *row, int8_t *whole)
+{
+	for (size_t r = 0; r < count; r++, rows += cols) {
+		for (size_t i = 0; i < cols; i++)
+			row[i] = (float)rows[i];
+		const float scale = m2_int8_scale(row, cols);
+		m2_int8_from_f32(whole, row, scale, cols);
+		for (size_t i = 0; i < cols; i++)
+			rows[i] = (m2_real)whole[i] * (m2_real)scale;
+	}
+}
+
+/* A large weight as it is in 8 bits: all rows but those of dt. */
+static enum m2_err quantise_weight(
+	const struct m2_model_desc *desc, enum m2_weight which, m2_real *weight, struct m2_why *why)
+{
+	const size_t cols =
+		which == M2_W_OUT_PROJ ? (size_t)m2_desc_out_cols(desc) : (size_t)desc->hidden_size;
+	size_t rows = m2_weight_elements(desc, which) / cols;
+	float *row = malloc(cols * sizeof *row);
+	int8_t *whole = malloc(cols);
+	if (which == M2_W_IN_PROJ)
+		rows -= (size_t)desc->n_heads;
+	const bool there = row != NULL && whole != NULL;
+	if (there)
+		quantise(weight, rows, cols, row, whole);
+	free(row);
+	free(whole);
+	return there ? M2_OK : m2_fail(M2_ENOMEM, why, "no memory for a row of %zu", cols);
+}
+
 static enum m2_err load_weight(struct m2_model *model, const struct m2_weight_source *source,
 	const struct m2_load_options *options, int32_t layer, enum m2_weight which,
 	struct m2_why *why)
@@ -114,8 +148,12 @@ static enum m2_err load_weight(struct m2_model *model, const struct m2_weight_so
 		dst == NULL || scratch == NULL
 			? m2_fail(M2_ENOMEM, why, "no memory for a weight of %zu bytes", bytes)
 			: source->read(source->ctx, layer, which, 0, n, scratch, why);
+	const bool whole = is_large(which) && options->weights == M2_DTYPE_INT8;
 	if (err == M2_OK)
-		widen(dst, scratch, stored, is_large(which) ? options->weights : M2_DTYPE_NONE, n);
+		widen(dst, scratch, stored,
+			is_large(which) && !whole ? options->weights : M2_DTYPE_NONE, n);
+	if (err == M2_OK && whole)
+		err = quantise_weight(&model->desc, which, dst, why);
 	free(scratch);
 	return err;
 }
@@ -147,8 +185,13 @@ static bool allocate(struct m2_model *model, const struct m2_footprint *footprin
 	model->weights = calloc(1, pointer_bytes(m));
 	model->states = calloc(1, footprint->state > 0 ? footprint->state : 1);
 	model->buffers = calloc(work_elements(m), sizeof(m2_real));
-	if (model->weights == NULL || model->states == NULL || model->buffers == NULL)
+	model->row = calloc((size_t)m->vocab_rows, sizeof(float));
+	model->picks = calloc((size_t)model->slots, sizeof(int32_t));
+	if (model->weights == NULL || model->states == NULL || model->buffers == NULL ||
+		model->row == NULL || model->picks == NULL)
 		return false;
+	for (int32_t i = 0; i < model->slots; i++)
+		model->picks[i] = -1;
 	struct M2_REF(work) *work = &model->work;
 	work->residual = model->buffers;
 	work->normed = work->residual + m->hidden_size;
@@ -198,5 +241,7 @@ void M2_REF(unload)(struct m2_model **model)
 	free(gone->weights);
 	free(gone->states);
 	free(gone->buffers);
+	free(gone->row);
+	free(gone->picks);
 	free(gone);
 }

@@ -28,6 +28,8 @@ struct m2_model {
 	m2_real **weights; /* [L + 1][M2_W_COUNT]; the model's own at row L; NULL: absent */
 	m2_real *states;   /* [slots][L * (conv + ssm)] */
 	m2_real *buffers;  /* what `work` points into */
+	float *row;        /* [V] logits that only a pick is made of */
+	int32_t *picks;    /* [slots] the last pick of each; -1: it has none */
 	struct M2_REF(work) work;
 };
 
