@@ -5,6 +5,7 @@
  */
 #include "common/dtype.h"
 
+#include <float.h>
 #include <string.h>
 
 size_t m2_dtype_bytes(enum m2_dtype dtype)
@@ -17,6 +18,8 @@ size_t m2_dtype_bytes(enum m2_dtype dtype)
 		return 2;
 	case M2_DTYPE_F64:
 		return 8;
+	case M2_DTYPE_INT8:
+		return 1;
 	case M2_DTYPE_NONE:
 		break;
 	}
@@ -25,7 +28,7 @@ size_t m2_dtype_bytes(enum m2_dtype dtype)
 
 const char *m2_dtype_name(enum m2_dtype dtype)
 {
-	static const char *const names[] = {"none", "f32", "f16", "bf16", "f64"};
+	static const char *const names[] = {"none", "f32", "f16", "bf16", "f64", "int8"};
 	return (unsigned)dtype < sizeof names / sizeof names[0] ? names[dtype] : "unknown";
 }
 
@@ -103,6 +106,33 @@ uint16_t m2_f16_from_f32(float value)
 	return (uint16_t)(sign | (kept + up));
 }
 
+float m2_int8_scale(const float *row, size_t count)
+{
+	uint32_t largest = 0; /* magnitudes compare like their bits, NaN above all */
+	for (size_t i = 0; i < count; i++) {
+		const uint32_t magnitude = to_bits(row[i]) & 0x7fffffffu;
+		largest = magnitude > largest ? magnitude : largest;
+	}
+	return from_bits(largest) / 127.0f;
+}
+
+float m2_int8_inverse(float scale)
+{
+	const float inverse = scale > 0.0f && scale <= FLT_MAX ? 1.0f / scale : 0.0f;
+	return inverse <= FLT_MAX ? inverse : 0.0f;
+}
+
+void m2_int8_from_f32(int8_t *dst, const float *row, float scale, size_t count)
+{
+	const float magic = 12582912.0f; /* 1.5 * 2^23: a sum with it is a whole number */
+	const float inverse = m2_int8_inverse(scale);
+	for (size_t i = 0; i < count; i++) {
+		float whole = inverse > 0.0f ? row[i] * inverse : 0.0f;
+		whole = whole > 127.0f ? 127.0f : whole < -127.0f ? -127.0f : whole;
+		dst[i] = (int8_t)(int32_t)(to_bits(whole + magic) - to_bits(magic));
+	}
+}
+
 void m2_dtype_to_f32(float *dst, const void *src, enum m2_dtype dtype, size_t count)
 {
 	const unsigned char *p = src;
@@ -124,6 +154,9 @@ void m2_dtype_to_f32(float *dst, const void *src, enum m2_dtype dtype, size_t co
 		case M2_DTYPE_F64:
 			memcpy(&wide, p + 8 * i, 8);
 			dst[i] = (float)wide;
+			break;
+		case M2_DTYPE_INT8:
+			dst[i] = (float)(int8_t)p[i];
 			break;
 		case M2_DTYPE_NONE:
 			dst[i] = 0.0f;
@@ -154,6 +187,7 @@ void m2_dtype_from_f32(void *dst, enum m2_dtype dtype, const float *src, size_t 
 			wide = (double)src[i];
 			memcpy(p + 8 * i, &wide, 8);
 			break;
+		case M2_DTYPE_INT8: /* by m2_int8_from_f32 */
 		case M2_DTYPE_NONE:
 			break;
 		}

@@ -149,12 +149,14 @@ static void device_info(struct m2_device *device, struct m2_device_info *out)
 
 static enum m2_err slot_reset(struct m2_model *model, int32_t slot)
 {
+	model->picked[slot] = 0;
 	memset(m2_cpu_slot(model, slot), 0, model->footprint.per_slot);
 	return M2_OK;
 }
 
 static enum m2_err slot_copy(struct m2_model *model, int32_t dst, int32_t src)
 {
+	model->picked[dst] = 0;
 	memmove(m2_cpu_slot(model, dst), m2_cpu_slot(model, src), model->footprint.per_slot);
 	return M2_OK;
 }
@@ -167,6 +169,7 @@ static enum m2_err slot_save(struct m2_model *model, int32_t slot, void *dst)
 
 static enum m2_err slot_restore(struct m2_model *model, int32_t slot, const void *src)
 {
+	model->picked[slot] = 0;
 	memcpy(m2_cpu_slot(model, slot), src, model->footprint.per_slot);
 	return M2_OK;
 }

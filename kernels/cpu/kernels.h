@@ -38,6 +38,7 @@ struct m2_head_span {
 	const float *d;     /* D: one value, */
 	bool d_per_channel; /* or P */
 	const float *cb;    /* chunk only: [M2_CHUNK][M2_CHUNK], row m: C_m . B_k */
+	const float *ask;   /* recurrence: a state that is wanted next, which need not be there */
 	float *y;           /* token 0's output of this head [P] */
 	size_t y_stride;
 	int32_t head_dim;
@@ -53,17 +54,38 @@ struct m2_head_scratch {
 	float *bt;    /* [N][M2_CHUNK] */
 };
 
+/* Panels times the inputs of some tokens, and what is asked of memory meanwhile: at column k the
+ * cache line at ask + k * ask_step, and for each further panel the one panel_bytes beyond.  It need
+ * not be memory of anybody's. */
+struct m2_product {
+	enum m2_dtype dtype;
+	const void *panels; /* cache-line aligned; see matrix.h */
+	int32_t n_panels;
+	size_t panel_bytes; /* from one to the next */
+	size_t cols;
+	const float *x; /* x[k * tokens + t] */
+	int32_t tokens; /* 1..M2_TILE */
+	float *out;
+	const void *ask;
+	size_t ask_step;
+};
+
 struct m2_cpu_kernels {
 	const char *name;
 
-	/* out[t * M2_TILE_ROWS + r] = row r of `panels` (1 or 2) adjacent panels . x of token t;
-	 * x[k * tokens + t], 1 <= tokens <= M2_TILE.  panels is cache-line aligned. */
-	void (*product)(enum m2_dtype dtype, const void *panels, int32_t n_panels, size_t cols,
-		const float *x, int32_t tokens, float *out);
+	/* out[t * M2_TILE_ROWS + r] = row r of 1 or 2 adjacent panels . x of token t; for INT8 as if
+	 * all scales were 1. */
+	void (*product)(const struct m2_product *p);
+
+	/* A panel's columns as those of an F32 panel; product then gives the same bits. */
+	void (*widen)(float *dst, enum m2_dtype dtype, const void *panel, size_t cols);
 
 	/* out = x / rms(x) * w over each of `groups` equal parts of n; out may be x. */
 	void (*rms_norm)(
 		float *out, const float *x, const float *w, int32_t n, int32_t groups, float eps);
+
+	/* out[i] += x[i] + bias[i]; bias NULL: zeros. */
+	void (*add)(float *out, const float *x, const float *bias, int32_t n);
 
 	/* out[i] = x[i] * silu(gate[i]); out may be x. */
 	void (*gate)(float *out, const float *x, const float *gate, int32_t n);
@@ -87,9 +109,10 @@ struct m2_cpu_kernels {
 	/* M2_CHUNK tokens in the chunked form. */
 	void (*chunk)(const struct m2_head_span *span, const struct m2_head_scratch *scratch);
 
-	/* m2_panel_pack and m2_elements_convert (matrix.h), with the same bits. */
+	/* m2_panel_pack, m2_row_scale and m2_elements_convert (matrix.h), with the same bits. */
 	void (*pack)(void *dst, enum m2_dtype dtype, const void *src, enum m2_dtype stored,
-		size_t stride, int32_t rows, size_t cols);
+		size_t stride, int32_t rows, size_t cols, const float *scales);
+	float (*scale)(const void *row, enum m2_dtype stored, size_t cols);
 	void (*convert)(void *dst, enum m2_dtype to, const void *src, enum m2_dtype from, size_t n);
 };
 

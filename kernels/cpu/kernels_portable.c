@@ -10,6 +10,7 @@
 #include "kernels/cpu/vec_math.h"
 #include "kernels/cpu/vec_rows.h"
 #include "kernels/cpu/vec_heads.h"
+#include "kernels/cpu/vec_product.h"
 
 static inline float from_bits(uint32_t bits)
 {
@@ -41,6 +42,11 @@ M2_INLINE void load_column(const enum m2_dtype dtype, const unsigned char *at, f
 		memcpy(half, at, sizeof half);
 		for (int i = 0; i < M2_PANEL; i++)
 			column[i] = widen_half(half[i]);
+	} else if (dtype == M2_DTYPE_INT8) {
+		signed char whole[M2_PANEL];
+		memcpy(whole, at, sizeof whole);
+		for (int i = 0; i < M2_PANEL; i++)
+			column[i] = (float)whole[i];
 	} else {
 		uint16_t half[M2_PANEL];
 		memcpy(half, at, sizeof half);
@@ -51,19 +57,20 @@ M2_INLINE void load_column(const enum m2_dtype dtype, const unsigned char *at, f
 	}
 }
 
-M2_INLINE void product_of(const enum m2_dtype dtype, const unsigned char *w, int32_t n_panels,
-	size_t cols, const float *x, int32_t tokens, float *out)
+M2_INLINE void product_of(const enum m2_dtype dtype, const struct m2_product *p)
 {
-	const size_t column_bytes = dtype == M2_DTYPE_F32 ? 128 : 64;
-	for (int32_t j = 0; j < n_panels; j++, out += M2_PANEL) {
-		for (int32_t t = 0; t < tokens; t++)
-			memset(out + t * M2_TILE_ROWS, 0, M2_PANEL * sizeof(float));
-		for (size_t k = 0; k < cols; k++, w += column_bytes) {
+	const size_t tokens = (size_t)p->tokens;
+	struct m2_product one = *p;
+	for (int32_t j = 0; j < p->n_panels; j++, next_panel(&one)) {
+		const unsigned char *w = one.panels;
+		for (size_t t = 0; t < tokens; t++)
+			memset(one.out + t * M2_TILE_ROWS, 0, M2_PANEL * sizeof(float));
+		for (size_t k = 0; k < p->cols; k++, w += M2_PANEL * bytes_of(dtype)) {
 			float column[M2_PANEL];
 			load_column(dtype, w, column);
-			for (int32_t t = 0; t < tokens; t++) {
-				float *sum = out + t * M2_TILE_ROWS;
-				const vf in = vf_set1(x[k * (size_t)tokens + (size_t)t]);
+			for (size_t t = 0; t < tokens; t++) {
+				float *sum = one.out + t * M2_TILE_ROWS;
+				const vf in = vf_set1(p->x[k * tokens + t]);
 				for (int i = 0; i < M2_PANEL; i += VF_LANES)
 					vf_store(sum + i,
 						vf_fma(in, vf_load(column + i), vf_load(sum + i)));
@@ -72,21 +79,18 @@ M2_INLINE void product_of(const enum m2_dtype dtype, const unsigned char *w, int
 	}
 }
 
-static void product(enum m2_dtype dtype, const void *panels, int32_t n_panels, size_t cols,
-	const float *x, int32_t tokens, float *out)
+M2_INLINE void widen_of(const enum m2_dtype dtype, float *dst, const unsigned char *w, size_t cols)
 {
-	if (dtype == M2_DTYPE_F32)
-		product_of(M2_DTYPE_F32, panels, n_panels, cols, x, tokens, out);
-	else if (dtype == M2_DTYPE_F16)
-		product_of(M2_DTYPE_F16, panels, n_panels, cols, x, tokens, out);
-	else
-		product_of(M2_DTYPE_BF16, panels, n_panels, cols, x, tokens, out);
+	for (size_t k = 0; k < cols; k++, dst += M2_PANEL, w += M2_PANEL * bytes_of(dtype))
+		load_column(dtype, w, dst);
 }
 
 const struct m2_cpu_kernels m2_cpu_kernels_portable = {
 	.name = "portable",
 	.product = product,
+	.widen = widen,
 	.rms_norm = rows_rms_norm,
+	.add = rows_add,
 	.gate = rows_gate,
 	.conv = rows_conv,
 	.dt = rows_dt,
@@ -94,5 +98,6 @@ const struct m2_cpu_kernels m2_cpu_kernels_portable = {
 	.chunk_cb = heads_chunk_cb,
 	.chunk = heads_chunk,
 	.pack = m2_panel_pack,
+	.scale = m2_row_scale,
 	.convert = m2_elements_convert,
 };

@@ -9,7 +9,14 @@
 
 #include "common/num.h"
 
-enum { WEIGHTS, STATE, WORKSPACE, REGIONS };
+enum {
+	WEIGHTS,
+	STATE,
+	WORKSPACE,
+	REGIONS,
+	MOST_WIDE =
+		6144, /* columns of a panel that is widened: 768 KB, which stay in the second cache */
+};
 
 /* ---- layout --------------------------------------------------------------------------------- */
 
@@ -18,13 +25,19 @@ static int32_t round_up(int32_t n, int32_t to)
 	return (n + to - 1) / to * to;
 }
 
+static struct m2_matrix rows_take(
+	struct m2_carve *carve, enum m2_dtype dtype, int32_t rows, int32_t cols)
+{
+	struct m2_matrix m = {.dtype = dtype, .rows = rows, .cols = cols};
+	m.data = m2_carve_take(carve, m2_matrix_bytes(&m), 1);
+	return m;
+}
+
 static struct m2_matrix matrix_take(struct m2_carve *carve, const struct m2_model_desc *desc,
 	enum m2_weight which, enum m2_dtype dtype, int32_t cols)
 {
-	struct m2_matrix m = {.dtype = dtype, .cols = cols};
-	m.rows = (int32_t)(m2_weight_elements(desc, which) / (size_t)cols);
-	m.data = m2_carve_take(carve, m2_matrix_bytes(&m), 1);
-	return m;
+	const size_t rows = m2_weight_elements(desc, which) / (size_t)cols;
+	return rows_take(carve, dtype, (int32_t)rows, cols);
 }
 
 static float *vector_take(
@@ -43,6 +56,19 @@ static enum m2_dtype resident(const struct m2_weight_source *source, enum m2_dty
 	return stored == M2_DTYPE_F64 ? M2_DTYPE_F32 : stored;
 }
 
+/* In 8 bits all but the rows of dt, which stay as stored: dt is exponentiated, and they are few. */
+static void lay_out_in_proj(struct m2_cpu_layer *layer, struct m2_carve *carve,
+	const struct m2_model_desc *desc, const struct m2_weight_source *source,
+	enum m2_dtype asked, int32_t i)
+{
+	const int32_t dt_rows = asked == M2_DTYPE_INT8 ? desc->n_heads : 0;
+	const int32_t rows = m2_desc_in_rows(desc) - dt_rows;
+	const enum m2_dtype dtype = resident(source, asked, i, M2_W_IN_PROJ);
+	layer->in_proj = rows_take(carve, dtype, rows, desc->hidden_size);
+	layer->dt_proj = rows_take(carve, resident(source, M2_DTYPE_NONE, i, M2_W_IN_PROJ), dt_rows,
+		desc->hidden_size);
+}
+
 static void lay_out_weights(struct m2_model *m, struct m2_carve *carve,
 	const struct m2_weight_source *source, enum m2_dtype asked)
 {
@@ -58,8 +84,7 @@ static void lay_out_weights(struct m2_model *m, struct m2_carve *carve,
 	for (int32_t i = 0; i < desc->n_layers; i++) {
 		struct m2_cpu_layer on_paper;
 		struct m2_cpu_layer *layer = m->layers != NULL ? &m->layers[i] : &on_paper;
-		layer->in_proj = matrix_take(
-			carve, desc, M2_W_IN_PROJ, resident(source, asked, i, M2_W_IN_PROJ), d);
+		lay_out_in_proj(layer, carve, desc, source, asked, i);
 		layer->out_proj = matrix_take(carve, desc, M2_W_OUT_PROJ,
 			resident(source, asked, i, M2_W_OUT_PROJ), m2_desc_out_cols(desc));
 		layer->norm = vector_take(carve, desc, M2_W_NORM);
@@ -83,6 +108,10 @@ static void lay_out_threads(struct m2_model *m, struct m2_carve *carve, size_t w
 		struct m2_cpu_thread *t = m->threads != NULL ? &m->threads[i] : &on_paper;
 		t->tile = m2_carve_take(carve, M2_TILE * M2_TILE_ROWS, sizeof(float));
 		t->row = m2_carve_take(carve, widest, sizeof(float));
+		t->wide = NULL;
+		if (widest <= MOST_WIDE)
+			t->wide = m2_carve_take(carve, widest, M2_PANEL * sizeof(float));
+		t->packed = m2_carve_take(carve, M2_FEW, widest * sizeof(float));
 		t->head.x = m2_carve_take(carve, head_floats, sizeof(float));
 		t->head.y = m2_carve_take(carve, head_floats, sizeof(float));
 		t->head.mixed = m2_carve_take(carve, M2_CHUNK * M2_CHUNK, sizeof(float));
@@ -108,6 +137,8 @@ static void lay_out_workspace(struct m2_model *m, struct m2_carve *carve)
 	m->chunk_first = m2_carve_take(carve, chunks, sizeof *m->chunk_first);
 	m->wanted = m2_carve_take(carve, tokens, sizeof *m->wanted);
 	m->wanted_out = m2_carve_take(carve, tokens, sizeof *m->wanted_out);
+	m->choices = m2_carve_take(carve, (size_t)m->max_items, sizeof *m->choices);
+	m->picked = m2_carve_take(carve, (size_t)m->slots, sizeof *m->picked);
 
 	const size_t before = carve->used;
 	m->buffers = carve->base != NULL ? carve->base + before : NULL;
@@ -121,6 +152,8 @@ static void lay_out_workspace(struct m2_model *m, struct m2_carve *carve)
 	m->y = m2_carve_take(carve, tokens, (size_t)m2_desc_d_ssm(desc) * sizeof(float));
 	m->cb = m2_carve_take(carve, chunks * (size_t)desc->n_groups,
 		(size_t)M2_CHUNK * M2_CHUNK * sizeof(float));
+	m->pick_rows = m2_carve_take(
+		carve, (size_t)m->max_items, (size_t)desc->vocab_rows * sizeof(float));
 	lay_out_threads(m, carve, widest);
 	m->buffer_bytes = carve->used - before;
 }
@@ -179,7 +212,7 @@ static enum m2_err check_options(const struct m2_load_options *options, struct m
 {
 	if (options->weights == M2_DTYPE_F64)
 		return m2_fail_field(M2_EUNSUPPORTED, why, "weights",
-			"the cpu backend keeps weights as f32, f16 or bf16, not as f64");
+			"the cpu backend keeps weights as f32, f16, bf16 or int8, not as f64");
 	if (options->state != M2_DTYPE_F32 && options->state != M2_DTYPE_NONE)
 		return m2_fail_field(M2_EUNSUPPORTED, why, "state",
 			"the cpu backend keeps the state as f32, not as %s",

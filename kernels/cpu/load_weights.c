@@ -55,19 +55,33 @@ struct loading {
 
 /* ---- where a weight goes -------------------------------------------------------------------- */
 
+/* The matrix that holds panel `panel` of a weight, and in *before the panels of it that come before
+ * the matrix's own.  Rows of a weight may be kept in two matrices, one after the other. */
 static const struct m2_matrix *matrix_of(
-	const struct m2_model *m, int32_t layer, enum m2_weight which)
+	const struct m2_model *m, int32_t layer, enum m2_weight which, size_t panel, size_t *before)
 {
+	*before = 0;
 	switch (which) {
 	case M2_W_EMBEDDING:
 		return &m->embedding;
 	case M2_W_HEAD:
 		return &m->head;
 	case M2_W_IN_PROJ:
-		return &m->layers[layer].in_proj;
+		if (panel < m2_matrix_panels(&m->layers[layer].in_proj))
+			return &m->layers[layer].in_proj;
+		*before = m2_matrix_panels(&m->layers[layer].in_proj);
+		return &m->layers[layer].dt_proj;
 	default:
 		return &m->layers[layer].out_proj;
 	}
+}
+
+static size_t panels_of(const struct m2_model *m, int32_t layer, enum m2_weight which)
+{
+	size_t before;
+	const size_t panels = m2_matrix_panels(matrix_of(m, layer, which, 0, &before));
+	return which == M2_W_IN_PROJ ? panels + m2_matrix_panels(&m->layers[layer].dt_proj)
+				     : panels;
 }
 
 static float *vector_of(const struct m2_model *m, int32_t layer, enum m2_weight which)
@@ -154,6 +168,7 @@ struct target {
 	const struct m2_matrix *m;
 	enum m2_dtype stored;
 	size_t panel_bytes; /* as stored */
+	size_t first_row;   /* of the weight, where the matrix begins */
 };
 
 static int32_t rows_of_panel(const struct m2_matrix *m, size_t panel)
@@ -164,7 +179,24 @@ static int32_t rows_of_panel(const struct m2_matrix *m, size_t panel)
 
 static unsigned char *panel_at(const struct m2_matrix *m, size_t panel)
 {
-	return (unsigned char *)m->data + panel * m2_matrix_panel_bytes(m);
+	return m2_matrix_panel(m, (int32_t)panel);
+}
+
+/* A panel from all its rows. */
+static void pack_rows(const struct m2_cpu_kernels *k, const struct target *t, size_t panel,
+	const unsigned char *raw)
+{
+	const size_t cols = (size_t)t->m->cols;
+	const int32_t rows = rows_of_panel(t->m, panel);
+	float *scales = m2_matrix_panel(t->m, (int32_t)panel);
+	if (t->m->dtype == M2_DTYPE_INT8)
+		for (int32_t r = 0; r < M2_PANEL; r++)
+			scales[r] =
+				r < rows ? k->scale(raw + (size_t)r * (t->panel_bytes / M2_PANEL),
+						   t->stored, cols)
+					 : 0.0f;
+	k->pack(m2_matrix_columns(t->m, (int32_t)panel), t->m->dtype, raw, t->stored, cols, rows,
+		cols, t->m->dtype == M2_DTYPE_INT8 ? scales : NULL);
 }
 
 /* Bring the huge pages that begin in a piece, before its bytes are read: to clear one sweeps out the
@@ -184,13 +216,34 @@ static enum m2_err load_panels(struct loading *l, const struct share *s, const s
 	const size_t rows = (last < (size_t)t->m->rows ? last : (size_t)t->m->rows) - first;
 	touch_pages(panel_at(t->m, panel), count * m2_matrix_panel_bytes(t->m));
 	touch_pages(raw, count * t->panel_bytes);
-	const enum m2_err err = l->source->read(
-		l->source->ctx, s->layer, s->which, first * cols, rows * cols, raw, why);
+	const enum m2_err err = l->source->read(l->source->ctx, s->layer, s->which,
+		(t->first_row + first) * cols, rows * cols, raw, why);
 	for (size_t i = 0; err == M2_OK && i < count; i++)
-		l->model->device->kernels->pack(panel_at(t->m, panel + i), t->m->dtype,
-			raw + i * t->panel_bytes, t->stored, cols, rows_of_panel(t->m, panel + i),
-			cols);
+		pack_rows(l->model->device->kernels, t, panel + i, raw + i * t->panel_bytes);
 	return err;
+}
+
+/* The scales of a panel wider than the buffer, for which it is read once more. */
+static enum m2_err load_scales(struct loading *l, const struct share *s, const struct target *t,
+	size_t panel, unsigned char *buffer, struct m2_why *why)
+{
+	const size_t cols = (size_t)t->m->cols, most = l->cut.buffer / m2_dtype_bytes(t->stored);
+	const size_t rows = (size_t)rows_of_panel(t->m, panel);
+	float *scales = m2_matrix_panel(t->m, (int32_t)panel);
+	for (size_t r = 0; r < M2_PANEL; r++)
+		scales[r] = 0.0f;
+	for (size_t r = 0; r < rows; r++) {
+		for (size_t col = 0; col < cols; col += most) {
+			const size_t n = cols - col < most ? cols - col : most;
+			const enum m2_err err = l->source->read(l->source->ctx, s->layer, s->which,
+				(t->first_row + panel * M2_PANEL + r) * cols + col, n, buffer, why);
+			if (err != M2_OK)
+				return err;
+			scales[r] = m2_scale_larger(
+				scales[r], l->model->device->kernels->scale(buffer, t->stored, n));
+		}
+	}
+	return M2_OK;
 }
 
 /* A panel wider than the buffer: some columns of all its rows at a time. */
@@ -201,17 +254,25 @@ static enum m2_err load_wide_panel(struct loading *l, const struct share *s, con
 	const size_t most = l->cut.buffer / (M2_PANEL * bytes);
 	const size_t column_bytes = M2_PANEL * m2_dtype_bytes(t->m->dtype);
 	const int32_t rows = rows_of_panel(t->m, panel);
+	const float *scales = NULL;
+	if (t->m->dtype == M2_DTYPE_INT8) {
+		const enum m2_err err = load_scales(l, s, t, panel, buffer, why);
+		if (err != M2_OK)
+			return err;
+		scales = m2_matrix_panel(t->m, (int32_t)panel);
+	}
 	for (size_t col = 0; col < cols && !atomic_load(&l->stop); col += most) {
 		const size_t n = cols - col < most ? cols - col : most;
 		for (size_t r = 0; r < (size_t)rows; r++) {
 			const enum m2_err err = l->source->read(l->source->ctx, s->layer, s->which,
-				(panel * M2_PANEL + r) * cols + col, n, buffer + r * n * bytes,
-				why);
+				(t->first_row + panel * M2_PANEL + r) * cols + col, n,
+				buffer + r * n * bytes, why);
 			if (err != M2_OK)
 				return err;
 		}
-		l->model->device->kernels->pack(panel_at(t->m, panel) + col * column_bytes,
-			t->m->dtype, buffer, t->stored, n, rows, n);
+		unsigned char *to = m2_matrix_columns(t->m, (int32_t)panel);
+		l->model->device->kernels->pack(to + col * column_bytes, t->m->dtype, buffer,
+			t->stored, n, rows, n, scales);
 	}
 	return M2_OK;
 }
@@ -219,9 +280,12 @@ static enum m2_err load_wide_panel(struct loading *l, const struct share *s, con
 static enum m2_err load_matrix(
 	struct loading *l, const struct share *s, unsigned char *buffer, struct m2_why *why)
 {
-	const struct m2_matrix *m = matrix_of(l->model, s->layer, s->which);
+	size_t before;
+	const struct m2_matrix *m = matrix_of(l->model, s->layer, s->which, s->first, &before);
 	const enum m2_dtype stored = l->source->dtype(l->source->ctx, s->layer, s->which);
-	const struct target t = {m, stored, M2_PANEL * (size_t)m->cols * m2_dtype_bytes(stored)};
+	const struct target t = {m, stored, M2_PANEL * (size_t)m->cols * m2_dtype_bytes(stored),
+		before > 0 ? (size_t)l->model->layers[s->layer].in_proj.rows : 0};
+	const size_t start = s->first - before;
 	const size_t fit = l->cut.piece / t.panel_bytes, most = fit > 0 ? fit : 1;
 	enum m2_err err = M2_OK;
 	for (size_t i = 0; i < s->count && err == M2_OK && !atomic_load(&l->stop); i += most) {
@@ -229,11 +293,11 @@ static enum m2_err load_matrix(
 		/* Where nothing is converted, the place of the next piece serves as the buffer: the
 		 * read is the first to write there, and the packing then finds it in the cache. */
 		unsigned char *raw = stored == m->dtype && i + n + most <= s->count
-					     ? panel_at(m, s->first + i + n)
+					     ? panel_at(m, start + i + n)
 					     : buffer;
 		err = t.panel_bytes <= l->cut.buffer
-			      ? load_panels(l, s, &t, s->first + i, n, raw, why)
-			      : load_wide_panel(l, s, &t, s->first + i, buffer, why);
+			      ? load_panels(l, s, &t, start + i, n, raw, why)
+			      : load_wide_panel(l, s, &t, start + i, buffer, why);
 	}
 	return err;
 }
@@ -269,10 +333,13 @@ static bool take(struct loading *l, struct share *out)
 			all = (size_t)l->model->footprint.state;
 			most = l->cut.share;
 		} else if (m2_weight_is_matrix(out->which)) {
-			const struct m2_matrix *m = matrix_of(l->model, out->layer, out->which);
+			size_t before;
+			const struct m2_matrix *m =
+				matrix_of(l->model, out->layer, out->which, out->first, &before);
 			const size_t fit = l->cut.share / m2_matrix_panel_bytes(m);
-			all = m2_matrix_panels(m);
-			most = fit > 0 ? fit : 1;
+			const size_t left = before + m2_matrix_panels(m) - out->first;
+			all = panels_of(l->model, out->layer, out->which);
+			most = fit == 0 ? 1 : fit < left ? fit : left;
 		}
 		more = out->first < all;
 		out->count = all - out->first < most ? all - out->first : most;
@@ -292,7 +359,9 @@ static uint64_t resident_bytes(const struct loading *l, const struct share *s)
 		return 0;
 	if (!m2_weight_is_matrix(s->which))
 		return m2_weight_elements(&l->model->desc, s->which) * sizeof(float);
-	return s->count * m2_matrix_panel_bytes(matrix_of(l->model, s->layer, s->which));
+	size_t before;
+	return s->count *
+	       m2_matrix_panel_bytes(matrix_of(l->model, s->layer, s->which, s->first, &before));
 }
 
 /* Book a share, and say so: under the lock, so that what is said only grows. */

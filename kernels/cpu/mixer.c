@@ -3,9 +3,12 @@
  * Convolution (threads share the channels), the C.B products of whole chunks (shared by all heads
  * of a group), the heads, and the gate with its norm (threads share the tokens).
  */
-#include "kernels/cpu/model.h"
+#include "kernels/cpu/project.h"
+#include "kernels/cpu/share.h"
 
 #include <string.h>
+
+enum { HEADS = 4 }; /* of a prompt's, that a thread takes at a time */
 
 /* Where the parts of a row of in_out begin. */
 struct parts {
@@ -126,42 +129,69 @@ static void chunks_cb(struct m2_model *m, const struct m2_cpu_layer *layer, int3
 
 /* Rows [row, row + tokens) by the recurrence. */
 static void recur(struct m2_model *m, const struct m2_cpu_layer *layer, int32_t head, float *state,
-	int32_t row, int32_t tokens, const struct m2_head_scratch *scratch)
+	const float *ask, int32_t row, int32_t tokens, const struct m2_head_scratch *scratch)
 {
 	for (int32_t done = 0; done < tokens; done += M2_CHUNK) {
-		const struct m2_head_span span = span_of(m, layer, head, state, row + done);
+		struct m2_head_span span = span_of(m, layer, head, state, row + done);
+		span.ask = ask;
 		m->device->kernels->recurrence(
 			&span, scratch, tokens - done < M2_CHUNK ? tokens - done : M2_CHUNK);
 	}
 }
 
-static void head_of_item(struct m2_model *m, const struct m2_cpu_layer *layer, int32_t index,
-	const struct m2_cpu_item *item, int32_t head, const struct m2_head_scratch *scratch)
+/* Head `head` of an item, and of the next item behind the last; the last one's own behind that. */
+static float *state_of(struct m2_model *m, int32_t index, int32_t item, int32_t head)
 {
-	const struct m2_model_desc *desc = &m->desc;
-	float *state = m2_cpu_ssm_state(m, item->slot, index) +
-		       (size_t)head * (size_t)desc->state_size * (size_t)m->padded_dim;
-	int32_t row = item->first;
-
-	recur(m, layer, head, state, row, item->lead, scratch);
-	row += item->lead;
-	for (int32_t c = 0; c < item->chunks; c++, row += M2_CHUNK) {
-		struct m2_head_span span = span_of(m, layer, head, state, row);
-		span.cb = cb_of(m, item->first_chunk + c, head / (desc->n_heads / desc->n_groups));
-		m->device->kernels->chunk(&span, scratch);
-	}
-	recur(m, layer, head, state, row, item->first + item->tokens - row, scratch);
+	const int32_t n = m->desc.n_heads;
+	if (head == n && item + 1 < m->n_items)
+		return m2_cpu_ssm_state(m, m->items[item + 1].slot, index);
+	head = head < n ? head : n - 1;
+	return m2_cpu_ssm_state(m, m->items[item].slot, index) +
+	       (size_t)head * (size_t)m->desc.state_size * (size_t)m->padded_dim;
 }
 
-/* Heads outside, items inside: a long prompt beside single tokens is shared by all threads. */
+/* Heads [first, end) of an item.  Chunk after chunk: what all heads of a group read of it is then
+ * still in the cache. */
+static void heads_of_item(struct m2_model *m, const struct m2_cpu_layer *layer, int32_t index,
+	int32_t item, int32_t first, int32_t end, const struct m2_head_scratch *scratch)
+{
+	const struct m2_cpu_item *it = &m->items[item];
+	const int32_t per_group = m->desc.n_heads / m->desc.n_groups;
+	const int32_t tail = it->lead + it->chunks * M2_CHUNK;
+	for (int32_t h = first; h < end && it->lead > 0; h++)
+		recur(m, layer, h, state_of(m, index, item, h), state_of(m, index, item, h + 1),
+			it->first, it->lead, scratch);
+	for (int32_t c = 0; c < it->chunks; c++) {
+		for (int32_t h = first; h < end; h++) {
+			struct m2_head_span span = span_of(m, layer, h, state_of(m, index, item, h),
+				it->first + it->lead + c * M2_CHUNK);
+			span.cb = cb_of(m, it->first_chunk + c, h / per_group);
+			m->device->kernels->chunk(&span, scratch);
+		}
+	}
+	for (int32_t h = first; h < end && tail < it->tokens; h++)
+		recur(m, layer, h, state_of(m, index, item, h), state_of(m, index, item, h + 1),
+			it->first + tail, it->tokens - tail, scratch);
+}
+
+/* Part i is head i % n_heads of item i / n_heads: a long prompt beside single tokens is shared by all
+ * threads, and a step of single tokens walks straight through each state. */
 static void heads(
 	struct m2_model *m, const struct m2_cpu_layer *layer, int32_t index, int32_t thread)
 {
+	const int32_t n = m->desc.n_heads;
+	struct m2_cpu_taking taking =
+		m2_cpu_begin(m, thread, n * m->n_items, m->n_chunks > 0 ? HEADS : 1);
 	int32_t first, end;
-	m2_cpu_share(m, thread, (int64_t)m->desc.n_heads * m->n_items, &first, &end);
-	for (int32_t i = first; i < end; i++)
-		head_of_item(m, layer, index, &m->items[i % m->n_items], i / m->n_items,
-			&m->threads[thread].head);
+	while (m2_cpu_take(m, thread, &taking, &first, &end)) {
+		while (first < end) {
+			const int32_t item = first / n, head = first % n;
+			const int32_t more = end - first < n - head ? end - first : n - head;
+			heads_of_item(
+				m, layer, index, item, head, head + more, &m->threads[thread].head);
+			first += more;
+		}
+	}
 }
 
 /* ---- gate ----------------------------------------------------------------------------------- */
@@ -201,11 +231,14 @@ void m2_cpu_mix(
 		m2_pool_barrier(pool);
 	}
 	heads(model, layer, index, thread);
+	m2_cpu_ask(model, thread, &layer->out_proj, &model->all);
 	m2_pool_barrier(pool);
-	m2_cpu_share(model, thread, model->all.tokens, &first, &end);
+	float *packed = m2_cpu_packed(model, &model->all, thread);
+	m2_cpu_inputs(model, &model->all, thread, &first, &end);
 	for (int32_t t = first; t < end; t++) {
 		float *row = model->threads[thread].row;
 		gate_token(model, layer, t, row);
-		m2_cpu_pack(model, &model->all, t, row, m2_desc_out_cols(&model->desc));
+		m2_cpu_pack(packed, &model->all, t, row, m2_desc_out_cols(&model->desc));
 	}
+	m2_cpu_inputs_done(model, &model->all);
 }

@@ -7,11 +7,17 @@
 #ifndef M2_KERNELS_CPU_MODEL_H
 #define M2_KERNELS_CPU_MODEL_H
 
+#include <stdatomic.h>
+
 #include "kernels/backend.h"
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/matrix.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/pool.h"
+
+/* So few tokens that every thread makes the inputs of a product for itself: that takes less time
+ * than to wait for whoever else would. */
+enum { M2_FEW = 4 };
 
 struct m2_device {
 	const struct m2_cpu_kernels *kernels;
@@ -21,6 +27,8 @@ struct m2_device {
 
 struct m2_cpu_layer {
 	struct m2_matrix in_proj;
+	struct m2_matrix
+		dt_proj; /* the last rows of in_proj if those are kept apart; else 0 rows */
 	struct m2_matrix out_proj;
 	float *norm;
 	float *in_bias; /* NULL: none; so the others */
@@ -33,10 +41,14 @@ struct m2_cpu_layer {
 	float *out_bias;
 };
 
-/* Buffers of one thread. */
+/* Buffers of one thread, and what of its part of a phase has been taken; see share.h. */
 struct m2_cpu_thread {
-	float *tile; /* [M2_TILE][M2_TILE_ROWS] */
-	float *row;  /* the longest input of a product */
+	_Alignas(M2_CPU_ALIGN) atomic_int taken[2];
+	int32_t phase; /* its own: which of the two */
+	float *tile;   /* [M2_TILE][M2_TILE_ROWS] */
+	float *wide;   /* a panel as F32, [widest][M2_PANEL]; NULL if that is too large to help */
+	float *packed; /* inputs of a product of at most M2_FEW tokens, as in m2_model */
+	float *row;    /* the longest input of a product */
 	struct m2_head_scratch head;
 };
 
@@ -49,6 +61,12 @@ struct m2_cpu_item {
 	int32_t lead;
 	int32_t chunks;
 	int32_t first_chunk; /* index of the first of them in the step */
+};
+
+/* A pick of the step in progress. */
+struct m2_cpu_choice {
+	const struct m2_work *work;
+	const float *row;
 };
 
 /* How the columns of a product's input are grouped: tiles of `size` tokens, the last one smaller. */
@@ -80,13 +98,16 @@ struct m2_model {
 	size_t slot_floats;
 
 	/* The step in progress. */
-	struct m2_cpu_item *items; /* [max_items] */
-	int32_t *tokens;           /* [max_tokens], all items' tokens in a row */
-	int32_t *chunk_first;      /* [max_tokens / M2_CHUNK], first row of each whole chunk */
-	int32_t *wanted;           /* [max_tokens], rows whose logits are wanted, */
-	float **wanted_out;        /* and where they go */
+	struct m2_cpu_item *items;     /* [max_items] */
+	int32_t *tokens;               /* [max_tokens], all items' tokens in a row */
+	int32_t *chunk_first;          /* [max_tokens / M2_CHUNK], first row of each whole chunk */
+	int32_t *wanted;               /* [max_tokens], rows whose logits are wanted, */
+	float **wanted_out;            /* and where they go */
+	struct m2_cpu_choice *choices; /* [max_items], the picks of this step */
+	int32_t *picked; /* [slots] 1 + what the slot's last step picked, 0: nothing */
 	int32_t n_items;
 	int32_t n_chunks;
+	int32_t n_choices;
 	struct m2_cpu_tiles all;   /* of all tokens */
 	struct m2_cpu_tiles asked; /* of the wanted ones */
 
@@ -102,6 +123,7 @@ struct m2_model {
 	float *decay;     /* [max_tokens][H] */
 	float *y;         /* [max_tokens][Ds] */
 	float *cb;        /* [max_tokens / M2_CHUNK][G][M2_CHUNK][M2_CHUNK] */
+	float *pick_rows; /* [max_items][V], logits that only a pick is made of */
 	struct m2_cpu_thread *threads;
 };
 
@@ -151,14 +173,38 @@ static inline void m2_cpu_share(
 	*end = (int32_t)(total * (thread + 1) / threads);
 }
 
+/* Where a thread puts, or finds, the inputs of a product: its own place or that of all. */
+static inline float *m2_cpu_packed(
+	const struct m2_model *model, const struct m2_cpu_tiles *tiles, int32_t thread)
+{
+	return tiles->tokens <= M2_FEW ? model->threads[thread].packed : model->packed;
+}
+
+/* The tokens whose inputs this thread makes; after that m2_cpu_inputs_done. */
+static inline void m2_cpu_inputs(const struct m2_model *model, const struct m2_cpu_tiles *tiles,
+	int32_t thread, int32_t *first, int32_t *end)
+{
+	*first = 0;
+	*end = tiles->tokens;
+	if (tiles->tokens > M2_FEW)
+		m2_cpu_share(model, thread, tiles->tokens, first, end);
+}
+
+static inline void m2_cpu_inputs_done(
+	const struct m2_model *model, const struct m2_cpu_tiles *tiles)
+{
+	if (tiles->tokens > M2_FEW)
+		m2_pool_barrier(model->device->pool);
+}
+
 /* Put token t's input row of a product to its place in `packed`. */
-static inline void m2_cpu_pack(struct m2_model *model, const struct m2_cpu_tiles *tiles, int32_t t,
-	const float *row, int32_t cols)
+static inline void m2_cpu_pack(
+	float *packed, const struct m2_cpu_tiles *tiles, int32_t t, const float *row, int32_t cols)
 {
 	const int32_t first = t / tiles->size * tiles->size;
 	const int32_t left = tiles->tokens - first;
 	const size_t width = (size_t)(left < tiles->size ? left : tiles->size);
-	float *to = model->packed + (size_t)first * (size_t)cols + (t - first);
+	float *to = packed + (size_t)first * (size_t)cols + (t - first);
 	for (size_t i = 0; i < (size_t)cols; i++)
 		to[i * width] = row[i];
 }

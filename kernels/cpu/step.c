@@ -5,10 +5,12 @@
  * (tokens of a norm, rows of a matrix, channels, heads) and a barrier ends it.  Nobody adds into
  * what another has written, so the bits do not depend on the number of threads.
  */
-#include "kernels/cpu/model.h"
+#include "kernels/cpu/project.h"
 
 #include <assert.h>
 #include <string.h>
+
+#include "kernels/pick.h"
 
 /* ---- what is to be done --------------------------------------------------------------------- */
 
@@ -44,14 +46,17 @@ static void plan_step(struct m2_model *m, const struct m2_work *works, int32_t c
 	int32_t rows = 0, wanted = 0;
 	m->n_items = count;
 	m->n_chunks = 0;
+	m->n_choices = 0;
 	for (int32_t i = 0; i < count; i++) {
 		const struct m2_work *work = &works[i];
 		assert(work->slot >= 0 && work->slot < m->slots && work->n_tokens >= 1);
 		assert(work->n_tokens <= m->max_tokens - rows);
 		plan_item(m, work, &m->items[i], rows);
 		for (int32_t t = 0; t < work->n_tokens; t++) {
-			assert(work->tokens[t] >= 0 && work->tokens[t] < m->desc.vocab_rows);
-			m->tokens[rows + t] = work->tokens[t];
+			const int32_t token =
+				work->from_pick ? m->picked[work->slot] - 1 : work->tokens[t];
+			assert(token >= 0 && token < m->desc.vocab_rows);
+			m->tokens[rows + t] = token;
 			if (t < work->logits_first)
 				continue;
 			m->wanted[wanted] = rows + t;
@@ -59,17 +64,23 @@ static void plan_step(struct m2_model *m, const struct m2_work *works, int32_t c
 									 (size_t)m->desc.vocab_rows;
 		}
 		rows += work->n_tokens;
+		assert(!work->from_pick || work->n_tokens == 1);
+		m->picked[work->slot] = 0;
+		if (work->pick == NULL)
+			continue;
+		if (work->logits_first >= work->n_tokens) {
+			m->wanted[wanted] = rows - 1;
+			m->wanted_out[wanted++] =
+				m->pick_rows + (size_t)i * (size_t)m->desc.vocab_rows;
+		}
+		m->choices[m->n_choices++] =
+			(struct m2_cpu_choice){.work = work, .row = m->wanted_out[wanted - 1]};
 	}
 	m->all = tiles_of(rows);
 	m->asked = tiles_of(wanted);
 }
 
-/* ---- products ------------------------------------------------------------------------------- */
-
-/* Where a tile of a product goes: rows [row, row + rows) of tokens [token, token + tokens), from
- * tile[t * M2_TILE_ROWS + r]. */
-typedef void sink_fn(struct m2_model *m, const struct m2_cpu_layer *layer, int32_t row,
-	int32_t rows, int32_t token, int32_t tokens, const float *tile);
+/* ---- sinks ---------------------------------------------------------------------------------- */
 
 static void to_in_out(struct m2_model *m, const struct m2_cpu_layer *layer, int32_t row,
 	int32_t rows, int32_t token, int32_t tokens, const float *tile)
@@ -87,9 +98,8 @@ static void to_residual(struct m2_model *m, const struct m2_cpu_layer *layer, in
 {
 	for (int32_t t = 0; t < tokens; t++, tile += M2_TILE_ROWS) {
 		float *to = m->residual + (size_t)(token + t) * (size_t)m->desc.hidden_size + row;
-		for (int32_t r = 0; r < rows; r++)
-			to[r] += layer->out_bias != NULL ? tile[r] + layer->out_bias[row + r]
-							 : tile[r];
+		m->device->kernels->add(
+			to, tile, layer->out_bias != NULL ? layer->out_bias + row : NULL, rows);
 	}
 }
 
@@ -99,30 +109,6 @@ static void to_logits(struct m2_model *m, const struct m2_cpu_layer *layer, int3
 	(void)layer;
 	for (int32_t t = 0; t < tokens; t++, tile += M2_TILE_ROWS)
 		memcpy(m->wanted_out[token + t] + row, tile, (size_t)rows * sizeof(float));
-}
-
-/* This thread's panels of matrix . packed: each is read from memory once, for all tokens. */
-static void project(struct m2_model *m, int32_t thread, const struct m2_matrix *matrix,
-	const struct m2_cpu_tiles *tiles, const struct m2_cpu_layer *layer, sink_fn *sink)
-{
-	const size_t panel_bytes = m2_matrix_panel_bytes(matrix);
-	float *tile = m->threads[thread].tile;
-	int32_t first, end;
-	m2_cpu_share(m, thread, (int64_t)m2_matrix_panels(matrix), &first, &end);
-	for (int32_t panel = first; panel < end; panel += M2_TILE_PANELS) {
-		const int32_t panels = end - panel < M2_TILE_PANELS ? end - panel : M2_TILE_PANELS;
-		const int32_t row = panel * M2_PANEL, left = matrix->rows - row;
-		const int32_t rows = left < panels * M2_PANEL ? left : panels * M2_PANEL;
-		const unsigned char *w =
-			(const unsigned char *)matrix->data + (size_t)panel * panel_bytes;
-		for (int32_t t = 0; t < tiles->tokens; t += tiles->size) {
-			const int32_t tokens =
-				tiles->tokens - t < tiles->size ? tiles->tokens - t : tiles->size;
-			m->device->kernels->product(matrix->dtype, w, panels, (size_t)matrix->cols,
-				m->packed + (size_t)t * (size_t)matrix->cols, tokens, tile);
-			sink(m, layer, row, rows, t, tokens, tile);
-		}
-	}
 }
 
 /* ---- the phases ----------------------------------------------------------------------------- */
@@ -141,14 +127,27 @@ static void normalise(struct m2_model *m, int32_t thread, const float *weight,
 	const struct m2_cpu_tiles *tiles, const int32_t *rows)
 {
 	const int32_t d = m->desc.hidden_size;
-	float *row = m->threads[thread].row;
+	float *row = m->threads[thread].row, *packed = m2_cpu_packed(m, tiles, thread);
 	int32_t first, end;
-	m2_cpu_share(m, thread, tiles->tokens, &first, &end);
+	m2_cpu_inputs(m, tiles, thread, &first, &end);
 	for (int32_t t = first; t < end; t++) {
 		const size_t from = (size_t)(rows != NULL ? rows[t] : t);
 		m->device->kernels->rms_norm(
 			row, m->residual + from * (size_t)d, weight, d, 1, m->desc.norm_eps);
-		m2_cpu_pack(m, tiles, t, row, d);
+		m2_cpu_pack(packed, tiles, t, row, d);
+	}
+	m2_cpu_inputs_done(m, tiles);
+}
+
+/* The picks: each row of logits by one thread. */
+static void choose(struct m2_model *m, int32_t thread)
+{
+	int32_t first, end;
+	m2_cpu_share(m, thread, m->n_choices, &first, &end);
+	for (int32_t i = first; i < end; i++) {
+		const struct m2_work *work = m->choices[i].work;
+		m2_pick_row(m->choices[i].row, m2_pick_limit(work, m->desc.vocab_rows), work->pick);
+		m->picked[work->slot] = work->pick->token + 1;
 	}
 }
 
@@ -161,20 +160,24 @@ static void run(void *ctx, int32_t thread)
 	m2_pool_barrier(pool);
 	for (int32_t i = 0; i < m->desc.n_layers; i++) {
 		const struct m2_cpu_layer *layer = &m->layers[i];
+		const bool last = i + 1 == m->desc.n_layers;
 		normalise(m, thread, layer->norm, &m->all, NULL);
-		m2_pool_barrier(pool);
-		project(m, thread, &layer->in_proj, &m->all, layer, to_in_out);
+		m2_cpu_project(
+			m, thread, &layer->in_proj, &layer->dt_proj, &m->all, layer, to_in_out);
 		m2_pool_barrier(pool);
 		m2_cpu_mix(m, layer, i, thread);
-		m2_pool_barrier(pool);
-		project(m, thread, &layer->out_proj, &m->all, layer, to_residual);
+		m2_cpu_project(m, thread, &layer->out_proj, NULL, &m->all, layer, to_residual);
+		m2_cpu_ask(m, thread, last ? &m->head : &layer[1].in_proj, &m->all);
 		m2_pool_barrier(pool);
 	}
 	if (m->asked.tokens == 0)
 		return;
 	normalise(m, thread, m->final_norm, &m->asked, m->wanted);
+	m2_cpu_project(m, thread, &m->head, NULL, &m->asked, NULL, to_logits);
+	if (m->n_choices == 0)
+		return;
 	m2_pool_barrier(pool);
-	project(m, thread, &m->head, &m->asked, NULL, to_logits);
+	choose(m, thread);
 }
 
 enum m2_err m2_cpu_step(

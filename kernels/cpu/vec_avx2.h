@@ -148,6 +148,20 @@ static inline void vf_store_as(enum m2_dtype dtype, void *p, vf x)
 				    _mm256_extracti128_si256(chosen, 1)));
 }
 
+static inline vf vf_without(vf a, vf b)
+{
+	return _mm256_andnot_ps(b, a);
+}
+
+static inline void vf_store_whole(int8_t *p, vf x)
+{
+	const vf most = _mm256_set1_ps(127.0f), least = _mm256_set1_ps(-127.0f);
+	const __m256i whole = _mm256_cvtps_epi32(_mm256_max_ps(_mm256_min_ps(x, most), least));
+	const __m128i half =
+		_mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+	_mm_storel_epi64((__m128i *)(void *)p, _mm_packs_epi16(half, half));
+}
+
 /* ---- bytes ---------------------------------------------------------------------------------- */
 
 typedef __m256i vb;

@@ -151,6 +151,20 @@ static inline void vf_store_as(enum m2_dtype dtype, void *p, vf x)
 	_mm256_storeu_si256(p, _mm512_cvtepi32_epi16(_mm512_mask_mov_epi32(rounded, nan, quiet)));
 }
 
+/* a's bits that are not in b. */
+static inline vf vf_without(vf a, vf b)
+{
+	return _mm512_andnot_ps(b, a);
+}
+
+/* VF_LANES whole numbers: rounded to nearest even, limited to +-127; not for NaN. */
+static inline void vf_store_whole(int8_t *p, vf x)
+{
+	const vf most = _mm512_set1_ps(127.0f), least = _mm512_set1_ps(-127.0f);
+	const __m512i whole = _mm512_cvtps_epi32(_mm512_max_ps(_mm512_min_ps(x, most), least));
+	_mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(whole));
+}
+
 /* ---- bytes, to move numbers about: every part of 16 bytes is worked on by itself ------------ */
 
 typedef __m512i vb;

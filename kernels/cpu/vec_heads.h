@@ -64,6 +64,18 @@ static void heads_finish(
 	}
 }
 
+/* With few tokens memory is the limit: the same part of the state that comes next. */
+M2_INLINE void recurrence_ask(
+	const struct m2_head_span *span, int32_t n, int32_t p, const int rows, const int vectors)
+{
+	const float *at = span->ask + n * span->padded_dim + p;
+	M2_UNROLL
+	for (int i = 0; i < rows; i++)
+		M2_UNROLL
+	for (int v = 0; v < vectors * VF_LANES; v += 16)
+		__builtin_prefetch(at + i * span->padded_dim + v, 1, 2);
+}
+
 /* States n..n+rows of the strip at p, over all tokens. */
 M2_INLINE void recurrence_block(const struct m2_head_span *span,
 	const struct m2_head_scratch *scratch, int32_t tokens, int32_t n, int32_t p, const int rows,
@@ -76,6 +88,7 @@ M2_INLINE void recurrence_block(const struct m2_head_span *span,
 	float *y = scratch->y + p;
 	vf s[VF_BLOCK][VF_WIDE];
 
+	recurrence_ask(span, n, p, rows, vectors);
 	M2_UNROLL
 	for (int i = 0; i < rows; i++)
 		M2_UNROLL

@@ -53,6 +53,7 @@ M2_INLINE void convert_to(
 	case M2_DTYPE_F64:
 		convert_between(dst, to, src, M2_DTYPE_F64, n);
 		break;
+	case M2_DTYPE_INT8: /* never stored */
 	case M2_DTYPE_NONE:
 		break;
 	}
@@ -187,10 +188,98 @@ M2_INLINE void pack_as(unsigned char *dst, const enum m2_dtype dtype, const unsi
 	}
 }
 
-static void pack_panel(void *dst, enum m2_dtype dtype, const void *src, enum m2_dtype stored,
-	size_t stride, int32_t rows, size_t cols)
+/* ---- 8 bits --------------------------------------------------------------------------------- */
+
+static float pack_scale(const void *row, enum m2_dtype stored, size_t cols)
 {
-	if (dtype == M2_DTYPE_F32)
+	const unsigned char *from = row;
+	const size_t bytes = m2_dtype_bytes(stored);
+	const vf sign = vf_set1(-0.0f);
+	vf largest = vf_set1(0.0f), odd = vf_set1(0.0f);
+	size_t i = 0;
+	for (; i + VF_LANES <= cols; i += VF_LANES) {
+		float wide[VF_LANES];
+		pack_convert(wide, M2_DTYPE_F32, from + i * bytes, stored, VF_LANES);
+		const vf x = vf_load(wide);
+		largest = vf_max(vf_without(x, sign), largest);
+		odd = vf_fma(x, vf_set1(0.0f), odd); /* NaN if x is no number */
+	}
+	if (!(vf_sum(odd) == 0.0f))
+		return m2_row_scale(row, stored, cols);
+	float lanes[VF_LANES], most = 0.0f;
+	vf_store(lanes, largest);
+	for (int lane = 0; lane < VF_LANES; lane++)
+		most = lanes[lane] > most ? lanes[lane] : most;
+	return m2_scale_larger(most / 127.0f, m2_row_scale(from + i * bytes, stored, cols - i));
+}
+
+/* 16 columns of 16 rows, from bytes in rows 64 apart to columns M2_PANEL apart. */
+static void pack_bytes(unsigned char *dst, const int8_t *src)
+{
+	__m128i a[16], b[16];
+	M2_UNROLL
+	for (size_t r = 0; r < 16; r++)
+		a[r] = _mm_load_si128((const __m128i *)(const void *)(src + 64 * r));
+	M2_UNROLL
+	for (int i = 0; i < 8; i++) {
+		b[i] = _mm_unpacklo_epi8(a[2 * i], a[2 * i + 1]);
+		b[8 + i] = _mm_unpackhi_epi8(a[2 * i], a[2 * i + 1]);
+	}
+	M2_UNROLL
+	for (int i = 0; i < 8; i++) {
+		a[i / 4 * 8 + i % 4] = _mm_unpacklo_epi16(b[2 * i], b[2 * i + 1]);
+		a[i / 4 * 8 + 4 + i % 4] = _mm_unpackhi_epi16(b[2 * i], b[2 * i + 1]);
+	}
+	M2_UNROLL
+	for (int i = 0; i < 8; i++) {
+		b[i / 2 * 4 + i % 2] = _mm_unpacklo_epi32(a[2 * i], a[2 * i + 1]);
+		b[i / 2 * 4 + 2 + i % 2] = _mm_unpackhi_epi32(a[2 * i], a[2 * i + 1]);
+	}
+	M2_UNROLL
+	for (size_t i = 0; i < 8; i++) {
+		__m128i *to = (__m128i *)(void *)(dst + 2 * i * M2_PANEL);
+		__m128i *next = (__m128i *)(void *)(dst + (2 * i + 1) * M2_PANEL);
+		_mm_store_si128(to, _mm_unpacklo_epi64(b[2 * i], b[2 * i + 1]));
+		_mm_store_si128(next, _mm_unpackhi_epi64(b[2 * i], b[2 * i + 1]));
+	}
+}
+
+static void pack_whole(unsigned char *dst, const unsigned char *src, enum m2_dtype stored,
+	size_t stride, size_t rows, size_t cols, const float *scales)
+{
+	enum { WIDE = 64 };
+	_Alignas(64) int8_t tile[M2_PANEL * WIDE];
+	const size_t bytes = m2_dtype_bytes(stored);
+	memset(tile, 0, sizeof tile); /* the rows that are missing */
+	for (size_t col = 0; col < cols; col += WIDE) {
+		const size_t n = cols - col < WIDE ? cols - col : WIDE;
+		for (size_t r = 0; r < rows; r++) {
+			float wide[WIDE] = {0};
+			const vf inverse = vf_set1(m2_int8_inverse(scales[r]));
+			pack_convert(
+				wide, M2_DTYPE_F32, src + (r * stride + col) * bytes, stored, n);
+			if (m2_int8_inverse(scales[r]) > 0.0f)
+				for (size_t i = 0; i < WIDE; i += VF_LANES)
+					vf_store_whole(tile + r * WIDE + i,
+						vf_mul(vf_load(wide + i), inverse));
+			else
+				memset(tile + r * WIDE, 0, WIDE);
+		}
+		for (size_t i = 0; i + 16 <= n; i += 16)
+			for (size_t r = 0; r < M2_PANEL; r += 16)
+				pack_bytes(dst + (col + i) * M2_PANEL + r, tile + r * WIDE + i);
+		for (size_t i = n / 16 * 16; i < n; i++)
+			for (size_t r = 0; r < M2_PANEL; r++)
+				dst[(col + i) * M2_PANEL + r] = (unsigned char)tile[r * WIDE + i];
+	}
+}
+
+static void pack_panel(void *dst, enum m2_dtype dtype, const void *src, enum m2_dtype stored,
+	size_t stride, int32_t rows, size_t cols, const float *scales)
+{
+	if (dtype == M2_DTYPE_INT8)
+		pack_whole(dst, src, stored, stride, (size_t)rows, cols, scales);
+	else if (dtype == M2_DTYPE_F32)
 		pack_as(dst, M2_DTYPE_F32, src, stored, stride, (size_t)rows, cols);
 	else if (dtype == M2_DTYPE_F16)
 		pack_as(dst, M2_DTYPE_F16, src, stored, stride, (size_t)rows, cols);

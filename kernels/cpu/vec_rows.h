@@ -26,6 +26,16 @@ static void rows_rms_norm(
 	}
 }
 
+static void rows_add(float *out, const float *x, const float *bias, int32_t n)
+{
+	for (int32_t i = 0; i < n; i += VF_LANES) {
+		vf more = vf_load_n(x + i, n - i);
+		if (bias != NULL)
+			more = vf_add(more, vf_load_n(bias + i, n - i));
+		vf_store_n(out + i, vf_add(vf_load_n(out + i, n - i), more), n - i);
+	}
+}
+
 static void rows_gate(float *out, const float *x, const float *gate, int32_t n)
 {
 	for (int32_t i = 0; i < n; i += VF_LANES) {

@@ -1,13 +1,16 @@
 /* bench_kernels.c - how fast the cpu backend is, beside what the memory of this machine allows.
  *
- * For two shapes (mamba2-130m and the bundled demo model), f32 and bf16, 1 and 2 threads: decode of
- * 1, 8 and 32 sequences, a prompt of 512 tokens in the chunked form and by the recurrence alone.
- * Share: bytes that a step must move (weights once, each state read and written) over its time, as
- * a part of the read bandwidth measured with as many threads over as many bytes as the model has.
- * A model that fits a cache may show more than all of it.  Weights are random; the numbers do not
- * depend on them.  Prints figures, judges nothing.
+ * Decode of 1, 8 and 32 sequences and prompts of 512 and 2048 tokens, of a published shape with
+ * random weights (the numbers do not depend on them).  Everything is measured in rounds, one of each
+ * kind after the other, and a round reads memory once, with as many threads and over as many bytes
+ * as the model has, between the steps: on a shared machine what memory gives changes from second to
+ * second.  Printed are the median of the rounds and the best; the share is the median of (bytes that
+ * a step must move: weights once, each state read and written) / time, as a part of the bandwidth
+ * of the same round.  A model that fits a cache may show more than all of it, and so may a large
+ * batch, whose states are written back while others are read.  Figures, not judgements.
  *
- *     bench_kernels [--isa NAME] [--threads N] [--seconds S]
+ *     bench_kernels [--shape NAME] [--dtype NAME] [--isa NAME] [--threads N] [--rounds N]
+ *                   [--only decode|prefill]
  */
 #include <math.h>
 #include <stdio.h>
@@ -17,12 +20,15 @@
 
 #include "kernels/cpu/model.h"
 
-enum { PROMPT = 512, BATCH = 32, TABLE = 1 << 16 };
+enum { BATCH = 32, LONG = 2048, TABLE = 1 << 16, MOST_ROUNDS = 200, MOST_READ = 512 << 20 };
 
 struct settings {
+	const char *shape; /* NULL: 130m and demo */
+	const char *dtype; /* NULL: bf16 and int8 */
 	const char *isa;
 	int32_t threads; /* 0: 1 and 2 */
-	double seconds;  /* of each measurement */
+	int32_t rounds;
+	bool decode, prefill;
 };
 
 static double now(void)
@@ -84,6 +90,18 @@ static struct m2_model_desc shape(const char *name)
 		.norm_eps = 1e-5f,
 		.dt_max = INFINITY,
 	};
+	static const struct {
+		const char *name;
+		int32_t hidden, layers;
+	} larger[] = {
+		{"370m", 1024, 48}, {"780m", 1536, 48}, {"1.3b", 2048, 48}, {"2.7b", 2560, 64}};
+	for (size_t i = 0; i < sizeof larger / sizeof larger[0]; i++) {
+		if (strcmp(name, larger[i].name) != 0)
+			continue;
+		m.hidden_size = larger[i].hidden;
+		m.n_layers = larger[i].layers;
+		m.n_heads = larger[i].hidden / 32;
+	}
 	if (strcmp(name, "demo") == 0) {
 		m.hidden_size = 256;
 		m.n_layers = 8;
@@ -126,29 +144,39 @@ static void read_part(void *ctx, int32_t thread)
 	memcpy(r->sums[thread], sum, sizeof sum);
 }
 
-/* Bytes per second of reading `bytes` bytes over and over, the best of several passes. */
-static double bandwidth(const struct m2_device *device, size_t bytes)
+/* Memory that is read to know what memory gives. */
+struct measure {
+	struct reading reading;
+	size_t bytes;
+};
+
+/* Bytes per second of one pass. */
+static double bandwidth(struct measure *m)
 {
-	static struct reading r;
-	bytes &= ~(size_t)511;
-	void *memory = m2_region_create(bytes);
-	double best = 0;
-	if (memory == NULL)
-		return NAN;
-	memset(memory, 1, bytes);
-	r = (struct reading){.device = device, .words = memory, .n = bytes / 8};
-	const double until = now() + 0.4;
-	for (int pass = 0; pass < 5 || now() < until; pass++) {
-		const double start = now();
-		m2_pool_run(device->pool, read_part, &r);
-		const double rate = (double)bytes / (now() - start);
-		best = rate > best ? rate : best;
-	}
-	m2_region_destroy(memory, bytes);
-	return best;
+	const double start = now();
+	m2_pool_run(m->reading.device->pool, read_part, &m->reading);
+	return (double)m->bytes / (now() - start);
+}
+
+static bool measure_create(struct measure *m, const struct m2_device *device, size_t bytes)
+{
+	m->bytes = (bytes < MOST_READ ? bytes : MOST_READ) & ~(size_t)511;
+	void *memory = m2_region_create(m->bytes);
+	m->reading = (struct reading){.device = device, .words = memory, .n = m->bytes / 8};
+	if (memory != NULL)
+		memset(memory, 1, m->bytes);
+	return memory != NULL;
 }
 
 /* ---- measurements --------------------------------------------------------------------------- */
+
+enum { B1, B8, B32, P512, P2048, KINDS };
+
+static const struct {
+	const char *name;
+	int32_t batch, tokens, steps; /* steps of a round: the first of several warms up */
+} kinds[KINDS] = {{"B=1", 1, 1, 6}, {"B=8", 8, 1, 3}, {"B=32", BATCH, 1, 2}, {"512", 1, 512, 1},
+	{"2048", 1, LONG, 1}};
 
 struct bench {
 	const struct m2_backend *backend;
@@ -156,95 +184,108 @@ struct bench {
 	struct m2_model *model;
 	struct m2_footprint footprint;
 	int32_t vocab_rows;
-	int32_t tokens[PROMPT];
+	int32_t tokens[LONG];
 	float *logits;
-	double seconds;
+	struct measure measure;
+	double took[KINDS][MOST_ROUNDS];  /* seconds of a step */
+	double share[KINDS][MOST_ROUNDS]; /* of the bandwidth */
+	double limit[MOST_ROUNDS];
 };
 
-/* The shortest step of `batch` sequences, one token each. */
-static double decode(struct bench *b, int32_t batch)
+/* The mean of the later steps of a round; of the only one. */
+static double one_round(struct bench *b, int kind, int64_t *position)
 {
 	struct m2_work items[BATCH];
-	double best = INFINITY;
-	for (int32_t i = 0; i < batch; i++) {
+	double took = 0;
+	for (int32_t i = 0; i < kinds[kind].batch; i++) {
 		items[i] = (struct m2_work){
 			.slot = i,
-			.n_tokens = 1,
-			.tokens = &b->tokens[i],
+			.n_tokens = kinds[kind].tokens,
+			.tokens = &b->tokens[kinds[kind].tokens > 1 ? 0 : i],
+			.logits_first = kinds[kind].tokens - 1,
 			.logits = b->logits + (size_t)i * (size_t)b->vocab_rows,
 		};
 		(void)b->backend->slot_reset(b->model, i);
 	}
-	const double until = now() + b->seconds;
-	for (int64_t position = 0; position < 4 || now() < until; position++) {
-		for (int32_t i = 0; i < batch; i++)
-			items[i].position = position;
+	*position = 0;
+	for (int32_t step = 0; step < kinds[kind].steps; step++) {
+		for (int32_t i = 0; i < kinds[kind].batch; i++)
+			items[i].position = *position;
 		const double start = now();
-		if (b->backend->step(b->model, items, batch, NULL) != M2_OK)
+		if (b->backend->step(b->model, items, kinds[kind].batch, NULL) != M2_OK)
 			return NAN;
-		const double took = now() - start;
-		best = took < best ? took : best;
+		if (step > 0 || kinds[kind].steps == 1)
+			took += now() - start;
+		*position += kinds[kind].tokens;
 	}
-	return best;
+	return took / (kinds[kind].steps > 1 ? kinds[kind].steps - 1 : 1);
 }
 
-static double prefill(struct bench *b, bool chunked)
+static int by_value(const void *a, const void *b)
 {
-	double best = INFINITY;
-	b->model->chunked = chunked;
-	const double until = now() + b->seconds;
-	for (int pass = 0; pass < 2 || now() < until; pass++) {
-		const struct m2_work work = {
-			.n_tokens = PROMPT,
-			.tokens = b->tokens,
-			.logits_first = PROMPT - 1,
-			.logits = b->logits,
-		};
-		(void)b->backend->slot_reset(b->model, 0);
-		const double start = now();
-		if (b->backend->step(b->model, &work, 1, NULL) != M2_OK)
-			return NAN;
-		const double took = now() - start;
-		best = took < best ? took : best;
-	}
-	b->model->chunked = true;
-	return best;
+	const double x = *(const double *)a, y = *(const double *)b;
+	return (x > y) - (x < y);
 }
 
-static void report(struct bench *b, const char *name, const struct weights *w)
+static double median(double *values, int32_t n)
 {
-	static const int32_t batches[] = {1, 8, BATCH};
-	enum { BATCHES = sizeof batches / sizeof batches[0] };
+	qsort(values, (size_t)n, sizeof *values, by_value);
+	return values[n / 2];
+}
+
+static bool wanted(const struct settings *s, int kind)
+{
+	return kinds[kind].tokens > 1 ? s->prefill : s->decode;
+}
+
+static void report(struct bench *b, const struct settings *s, const char *shape, const char *dtype)
+{
 	const double weights = (double)b->footprint.weights;
-	double took[BATCHES], limit = bandwidth(b->device, (size_t)weights);
-
-	for (int i = 0; i < BATCHES; i++)
-		took[i] = decode(b, batches[i]);
-	/* Before and after: on a shared machine either may meet a neighbour. */
-	limit = fmax(limit, bandwidth(b->device, (size_t)weights));
-	(void)printf("%-5s %-5s %d thread%s %6.1f GB/s", name, m2_dtype_name(w->dtype),
-		b->device->threads, b->device->threads == 1 ? " " : "s", limit * 1e-9);
-	for (int i = 0; i < BATCHES; i++) {
-		const double bytes = weights + 2.0 * batches[i] * (double)b->footprint.per_slot;
-		(void)printf(
-			" | %8.1f %3.0f%%", batches[i] / took[i], 100.0 * bytes / took[i] / limit);
+	int64_t position;
+	for (int32_t round = -1; round < s->rounds; round++) {
+		const int32_t at = round < 0 ? 0 : round; /* the first warms up */
+		b->limit[at] = bandwidth(&b->measure);
+		for (int kind = 0; kind < KINDS; kind++) {
+			if (!wanted(s, kind))
+				continue;
+			const double bytes =
+				weights + 2.0 * kinds[kind].batch * (double)b->footprint.per_slot;
+			b->took[kind][at] = one_round(b, kind, &position);
+			b->share[kind][at] = bytes / b->took[kind][at] / b->limit[at];
+		}
 	}
-	(void)fflush(stdout);
-	(void)printf(" | %8.1f", PROMPT / prefill(b, true));
-	(void)printf(" %8.1f\n", PROMPT / prefill(b, false));
+	(void)printf("%-5s %-5s %d thread%s %5.1f GB/s", shape, dtype, b->device->threads,
+		b->device->threads == 1 ? " " : "s", median(b->limit, s->rounds) * 1e-9);
+	for (int kind = 0; kind < KINDS; kind++) {
+		if (!wanted(s, kind))
+			continue;
+		const double tokens = kinds[kind].batch * kinds[kind].tokens;
+		const double usual = median(b->took[kind], s->rounds);
+		(void)printf(" | %s %.1f (%.1f)", kinds[kind].name, tokens / usual,
+			tokens / b->took[kind][0]);
+		if (kinds[kind].tokens == 1)
+			(void)printf(" %.0f%%", 100.0 * median(b->share[kind], s->rounds));
+	}
+	(void)printf("\n");
 	(void)fflush(stdout);
 }
 
-static int run(const struct settings *s, const char *name, struct weights *w, int32_t threads)
+static int run(const struct settings *s, const char *shape, const char *dtype, struct weights *w,
+	int32_t threads)
 {
 	const struct m2_weight_source source = {w, weight_dtype, weight_read};
 	const struct m2_load_options load = {
-		.state = M2_DTYPE_F32, .slots = BATCH, .max_tokens = PROMPT, .max_items = BATCH};
+		.weights = strcmp(dtype, "int8") == 0 ? M2_DTYPE_INT8 : M2_DTYPE_NONE,
+		.state = M2_DTYPE_F32,
+		.slots = s->decode ? BATCH : 1,
+		.max_tokens = s->prefill ? LONG : BATCH,
+		.max_items = BATCH};
 	const struct m2_device_options device = {.threads = threads, .isa = s->isa};
-	struct bench b = {.vocab_rows = w->desc.vocab_rows, .seconds = s->seconds};
+	static struct bench b;
 	struct m2_why why = {0};
 
-	for (int32_t i = 0; i < PROMPT; i++)
+	b = (struct bench){.vocab_rows = w->desc.vocab_rows};
+	for (int32_t i = 0; i < LONG; i++)
 		b.tokens[i] = i * 7 % w->desc.vocab_rows;
 	b.logits = malloc(BATCH * (size_t)w->desc.vocab_rows * sizeof(float));
 	enum m2_err err = m2_backend_find("cpu", &b.backend, &why);
@@ -254,10 +295,13 @@ static int run(const struct settings *s, const char *name, struct weights *w, in
 		err = b.backend->plan(b.device, &w->desc, &source, &load, &b.footprint, &why);
 	if (err == M2_OK)
 		err = b.backend->load(b.device, &w->desc, &source, &load, &b.model, &why);
-	if (err == M2_OK && b.logits != NULL)
-		report(&b, name, w);
-	else
+	if (err == M2_OK && b.logits != NULL &&
+		measure_create(&b.measure, b.device, (size_t)b.footprint.weights)) {
+		report(&b, s, shape, dtype);
+		m2_region_destroy((void *)(uintptr_t)b.measure.reading.words, b.measure.bytes);
+	} else {
 		(void)fprintf(stderr, "bench_kernels: %s\n", why.text);
+	}
 	free(b.logits);
 	if (b.model != NULL)
 		b.backend->unload(&b.model);
@@ -268,45 +312,60 @@ static int run(const struct settings *s, const char *name, struct weights *w, in
 
 static int parse(int argc, char **argv, struct settings *s)
 {
-	for (int i = 1; i < argc; i += 2) {
-		if (i + 1 < argc && strcmp(argv[i], "--isa") == 0)
+	for (int i = 1; i + 1 < argc; i += 2) {
+		if (strcmp(argv[i], "--isa") == 0)
 			s->isa = argv[i + 1];
-		else if (i + 1 < argc && strcmp(argv[i], "--threads") == 0)
+		else if (strcmp(argv[i], "--shape") == 0)
+			s->shape = argv[i + 1];
+		else if (strcmp(argv[i], "--dtype") == 0)
+			s->dtype = argv[i + 1];
+		else if (strcmp(argv[i], "--threads") == 0)
 			s->threads = (int32_t)strtol(argv[i + 1], NULL, 10);
-		else if (i + 1 < argc && strcmp(argv[i], "--seconds") == 0)
-			s->seconds = strtod(argv[i + 1], NULL);
+		else if (strcmp(argv[i], "--rounds") == 0)
+			s->rounds = (int32_t)strtol(argv[i + 1], NULL, 10);
+		else if (strcmp(argv[i], "--only") == 0)
+			s->decode = !(s->prefill = strcmp(argv[i + 1], "prefill") == 0);
 		else
 			return 1;
 	}
-	return 0;
+	return argc % 2 == 0 || s->rounds < 1 || s->rounds > MOST_ROUNDS;
+}
+
+static bool is_asked(const char *asked, const char *name, bool usual)
+{
+	return asked != NULL ? strcmp(asked, name) == 0 : usual;
 }
 
 int main(int argc, char **argv)
 {
-	static const char *const names[] = {"130m", "demo"};
-	static const enum m2_dtype dtypes[] = {M2_DTYPE_BF16, M2_DTYPE_F32};
-	struct settings s = {.isa = "auto", .seconds = 0.3};
+	static const char *const names[] = {"130m", "demo", "370m", "780m", "1.3b", "2.7b"};
+	static const char *const dtypes[] = {"bf16", "int8", "f16", "f32"};
+	struct settings s = {.isa = "auto", .rounds = 15, .decode = true, .prefill = true};
 	static struct weights w;
 	int failed = 0;
 
 	if (parse(argc, argv, &s) != 0) {
-		(void)fprintf(
-			stderr, "usage: bench_kernels [--isa NAME] [--threads N] [--seconds S]\n");
+		(void)fprintf(stderr,
+			"usage: bench_kernels [--shape NAME] [--dtype NAME] [--isa NAME] "
+			"[--threads N] [--rounds 1..%d] [--only decode|prefill]\n",
+			MOST_ROUNDS);
 		return 2;
 	}
 	for (uint32_t i = 0, x = 1; i < TABLE; i++, x = x * 1664525u + 1013904223u)
 		w.table[i] = ((float)(x >> 8) * 0x1p-23f - 1.0f) * 0.06f;
-	(void)printf(
-		"isa %s; tok/s and share of the bandwidth at a batch of 1, 8, 32; prompt of %d "
-		"tokens, tok/s, chunked and recurrent\n",
-		s.isa, PROMPT);
+	(void)printf("isa %s; tok/s: median (best) of %d rounds, median share of the bandwidth\n",
+		s.isa, s.rounds);
 	for (size_t n = 0; n < sizeof names / sizeof names[0]; n++) {
+		if (!is_asked(s.shape, names[n], n < 2))
+			continue;
 		w.desc = shape(names[n]);
 		for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0]; d++) {
-			w.dtype = dtypes[d];
+			if (!is_asked(s.dtype, dtypes[d], d < 2))
+				continue;
+			w.dtype = d == 3 ? M2_DTYPE_F32 : d == 2 ? M2_DTYPE_F16 : M2_DTYPE_BF16;
 			for (int32_t threads = 1; threads <= 2; threads++)
 				if (s.threads == 0 || threads == 1)
-					failed |= run(&s, names[n], &w,
+					failed |= run(&s, names[n], dtypes[d], &w,
 						s.threads > 0 ? s.threads : threads);
 		}
 	}

@@ -163,6 +163,33 @@ static void arrays_convert_at_any_alignment(void **state)
 	}
 }
 
+static void rows_in_eight_bits_keep_their_largest_and_round_to_even(void **state)
+{
+	(void)state;
+	const float row[] = {127.0f, -127.0f, 0.5f, 1.5f, -2.5f, 63.49f, 0.0f, 126.51f};
+	const int8_t want[] = {127, -127, 0, 2, -2, 63, 0, 127};
+	enum { N = sizeof want };
+	int8_t got[N];
+	assert_true(m2_int8_scale(row, N) == 1.0f);
+	m2_int8_from_f32(got, row, 1.0f, N);
+	assert_memory_equal(got, want, N);
+	float back[N];
+	m2_dtype_to_f32(back, got, M2_DTYPE_INT8, N);
+	for (int i = 0; i < N; i++)
+		assert_true(back[i] == (float)want[i]);
+
+	const float zeros[3] = {0.0f, -0.0f, 0.0f}, odd[3] = {1.0f, NAN, 2.0f};
+	const float tiny[3] = {1e-44f, -1e-44f, 0.0f}, endless[3] = {INFINITY, 1.0f, -1.0f};
+	const int8_t none[3] = {0};
+	assert_true(m2_int8_scale(zeros, 3) == 0.0f && isnan(m2_int8_scale(odd, 3)));
+	assert_true(isinf(m2_int8_scale(endless, 3)));
+	const float *rows[] = {zeros, odd, tiny, endless};
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+		m2_int8_from_f32(got, rows[i], m2_int8_scale(rows[i], 3), 3);
+		assert_memory_equal(got, none, 3);
+	}
+}
+
 static void types_have_sizes_and_names(void **state)
 {
 	(void)state;
@@ -170,6 +197,7 @@ static void types_have_sizes_and_names(void **state)
 	assert_int_equal(m2_dtype_bytes(M2_DTYPE_F16), 2);
 	assert_int_equal(m2_dtype_bytes(M2_DTYPE_BF16), 2);
 	assert_int_equal(m2_dtype_bytes(M2_DTYPE_F64), 8);
+	assert_int_equal(m2_dtype_bytes(M2_DTYPE_INT8), 1);
 	assert_int_equal(m2_dtype_bytes(M2_DTYPE_NONE), 0);
 	assert_int_equal(m2_dtype_bytes((enum m2_dtype)99), 0);
 	assert_string_equal(m2_dtype_name(M2_DTYPE_BF16), "bf16");
@@ -183,6 +211,7 @@ int main(void)
 		cmocka_unit_test(floats_round_to_nearest_even),
 		cmocka_unit_test(nan_stays_nan),
 		cmocka_unit_test(arrays_convert_at_any_alignment),
+		cmocka_unit_test(rows_in_eight_bits_keep_their_largest_and_round_to_even),
 		cmocka_unit_test(types_have_sizes_and_names),
 	};
 	const char *given = getenv("M2_SEED");

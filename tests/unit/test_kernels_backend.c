@@ -169,7 +169,8 @@ static void a_load_takes_what_was_planned_to_the_byte(void **state)
 	struct rng rng = {mix64(seed)};
 	assert_int_equal(m2_region_total(), 0);
 	for (int i = 0; i < 8; i++) {
-		struct random_model r = {random_desc(&rng), seed, M2_DTYPE_F16};
+		struct random_model r = {
+			.desc = random_desc(&rng), .seed = seed, .matrices = M2_DTYPE_F16};
 		struct rig rig;
 		struct m2_why why = {0};
 		const struct rig_options options = {
@@ -235,7 +236,9 @@ static void a_failed_load_leaves_nothing_behind(void **state)
 	(void)state;
 	static const char *const names[] = {"cpu", "ref", "ref64"};
 	for (size_t n = 0; n < sizeof names / sizeof names[0]; n++) {
-		struct broken_source b = {{plain_desc(), seed, M2_DTYPE_F32}, 0, M2_W_COUNT};
+		struct broken_source b = {
+			{.desc = plain_desc(), .seed = seed, .matrices = M2_DTYPE_F32}, 0,
+			M2_W_COUNT};
 		for (int reads = 0; reads < 12; reads += 3) {
 			b.reads_left = reads;
 			fails(names[n], &b, M2_EIO);
@@ -249,7 +252,7 @@ static void a_failed_load_leaves_nothing_behind(void **state)
 static void a_footprint_beyond_64_bits_is_refused(void **state)
 {
 	(void)state;
-	struct random_model r = {plain_desc(), seed, M2_DTYPE_F32};
+	struct random_model r = {.desc = plain_desc(), .seed = seed, .matrices = M2_DTYPE_F32};
 	r.desc.n_heads = 4096;
 	r.desc.head_dim = r.desc.state_size = 1024;
 	r.desc.n_layers = 1024;
@@ -285,7 +288,8 @@ static void progress_goes_up_to_the_total(void **state)
 	(void)state;
 	static const char *const names[] = {"cpu", "ref"};
 	for (size_t n = 0; n < sizeof names / sizeof names[0]; n++) {
-		struct random_model r = {plain_desc(), seed, M2_DTYPE_F32};
+		struct random_model r = {
+			.desc = plain_desc(), .seed = seed, .matrices = M2_DTYPE_F32};
 		const struct m2_weight_source source = random_source(&r);
 		uint64_t seen[3] = {0};
 		const struct m2_load_options load = {.state = M2_DTYPE_F32,

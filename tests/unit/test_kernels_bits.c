@@ -146,8 +146,9 @@ static struct m2_model_desc shape(int which)
 
 static struct random_model model_of(int which)
 {
-	return (struct random_model){
-		shape(which), seed + (uint64_t)which, which == 0 ? M2_DTYPE_F32 : M2_DTYPE_BF16};
+	return (struct random_model){.desc = shape(which),
+		.seed = seed + (uint64_t)which,
+		.matrices = which == 0 ? M2_DTYPE_F32 : M2_DTYPE_BF16};
 }
 
 /* ---- cuts ----------------------------------------------------------------------------------- */

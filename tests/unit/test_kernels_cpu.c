@@ -310,15 +310,67 @@ static void norm_before_gate_and_a_clamped_dt(void **state)
 	check_shape(m, M2_DTYPE_F64, M2_DTYPE_NONE);
 }
 
+/* In 8 bits the definition has the very same numbers, so the same tolerance holds. */
+static void eight_bits_with_everything(void **state)
+{
+	(void)state;
+	struct m2_model_desc m = plain_desc();
+	m.d_mlp = 37;
+	m.proj_bias = true;
+	m.tied_head = false;
+	check_shape(m, M2_DTYPE_BF16, M2_DTYPE_INT8);
+	m.hidden_size = 51; /* an odd number of columns: panels that do not end on a line */
+	m.d_mlp = 0;
+	m.tied_head = true;
+	check_shape(m, M2_DTYPE_F16, M2_DTYPE_INT8);
+}
+
+/* Prompts widen panels, single tokens do not, and threads take panels as they come: no bit differs. */
+static void check_eight_bits(const char *isa, const int32_t *tokens, struct random_model *r)
+{
+	struct outcome want = outcome_create(&r->desc), got = outcome_create(&r->desc);
+	for (int32_t threads = 1; threads <= 3; threads++) {
+		struct m2_why why = {0};
+		struct rig rig;
+		const enum m2_err err = rig_open(&rig, r,
+			(struct rig_options){
+				.isa = isa, .threads = threads, .weights = M2_DTYPE_INT8},
+			&why);
+		for (int i = 0; err == M2_OK && i < 2; i++) {
+			const bool first = threads == 1 && i == 0;
+			run(&rig, tokens, plans[i], first ? &want : &got);
+			if (first)
+				continue;
+			assert_memory_equal(got.logits, want.logits, want.logits_n * sizeof(float));
+			assert_memory_equal(got.ssm, want.ssm, want.ssm_n * sizeof(float));
+		}
+		rig_close(&rig);
+	}
+	outcome_destroy(&want);
+	outcome_destroy(&got);
+}
+
+static void eight_bits_do_not_depend_on_cuts_and_threads(void **state)
+{
+	(void)state;
+	struct random_model r = {.desc = plain_desc(), .seed = seed, .matrices = M2_DTYPE_BF16};
+	struct rng rng = {mix64(seed + 6)};
+	int32_t tokens[LENGTH];
+	random_tokens(&rng, tokens, LENGTH, r.desc.vocab_rows);
+	for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++)
+		check_eight_bits(isas[i], tokens, &r);
+}
+
 static void shapes_drawn_at_random(void **state)
 {
 	(void)state;
 	struct rng rng = {mix64(seed + 2)};
-	static const enum m2_dtype dtypes[] = {M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16};
+	static const enum m2_dtype dtypes[] = {
+		M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16, M2_DTYPE_INT8};
 	for (int i = 0; i < 6; i++) {
 		const struct m2_model_desc m = random_desc(&rng);
 		check_shape(m, dtypes[rng_below(&rng, 3)],
-			rng_below(&rng, 2) ? M2_DTYPE_NONE : dtypes[rng_below(&rng, 3)]);
+			rng_below(&rng, 2) ? M2_DTYPE_NONE : dtypes[rng_below(&rng, 4)]);
 	}
 }
 
@@ -327,7 +379,7 @@ static void recurrence_and_chunked_form_agree(void **state)
 {
 	(void)state;
 	static const int32_t all[] = {LENGTH};
-	struct random_model r = {plain_desc(), seed, M2_DTYPE_F32};
+	struct random_model r = {.desc = plain_desc(), .seed = seed, .matrices = M2_DTYPE_F32};
 	struct rng rng = {mix64(seed + 3)};
 	struct rig rig;
 	struct m2_why why = {0};
@@ -365,7 +417,7 @@ static void extreme_decays_stay_finite(void **state)
 {
 	(void)state;
 	static const int32_t all[] = {LENGTH};
-	struct random_model r = {plain_desc(), seed, M2_DTYPE_F32};
+	struct random_model r = {.desc = plain_desc(), .seed = seed, .matrices = M2_DTYPE_F32};
 	const struct m2_weight_source source = {&r, random_dtype, extreme_read};
 	const struct m2_load_options load = {
 		.state = M2_DTYPE_F32, .slots = 1, .max_tokens = LENGTH, .max_items = 1};
@@ -449,6 +501,8 @@ int main(void)
 		cmocka_unit_test(an_mlp_inside_the_mixer_and_biases),
 		cmocka_unit_test(no_gated_norm),
 		cmocka_unit_test(norm_before_gate_and_a_clamped_dt),
+		cmocka_unit_test(eight_bits_with_everything),
+		cmocka_unit_test(eight_bits_do_not_depend_on_cuts_and_threads),
 		cmocka_unit_test(shapes_drawn_at_random),
 		cmocka_unit_test(recurrence_and_chunked_form_agree),
 		cmocka_unit_test(extreme_decays_stay_finite),

@@ -23,8 +23,9 @@ static const struct m2_backend *cpu;
 static const struct m2_cpu_kernels *sets[3];
 static int n_sets;
 
-static const enum m2_dtype all_dtypes[] = {M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16, M2_DTYPE_F64};
-enum { RESIDENT = 3, STORED = 4 }; /* how many of them may be which */
+static const enum m2_dtype all_dtypes[] = {
+	M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16, M2_DTYPE_F64, M2_DTYPE_INT8};
+enum { RESIDENT = 3, STORED = 4, WHOLE = 4 }; /* how many of them may be which; 8 bits */
 
 /* Ask a device for its kernels: those that the processor cannot run are never called. */
 static void collect_sets(void)
@@ -61,18 +62,27 @@ static void check_pack(struct rng *rng, enum m2_dtype dtype, enum m2_dtype store
 	/* to the byte, so that a sanitizer sees a read beyond */
 	const size_t in_bytes = ((size_t)(rows - 1) * stride + cols) * m2_dtype_bytes(stored);
 	const size_t bytes = cols * M2_PANEL * m2_dtype_bytes(dtype), guard = 8 * M2_PANEL;
+	float scales[M2_PANEL] = {0};
 	unsigned char *in = malloc(in_bytes);
 	unsigned char *want = aligned_alloc(64, (bytes + guard + 63) & ~(size_t)63);
 	unsigned char *got = aligned_alloc(64, (bytes + guard + 63) & ~(size_t)63);
 	assert_true(in != NULL && want != NULL && got != NULL);
 	fill_random(rng, in, in_bytes);
+	for (int32_t r = 0; r < rows; r++)
+		scales[r] = m2_row_scale(
+			in + (size_t)r * stride * m2_dtype_bytes(stored), stored, cols);
 	memset(want, POISON, bytes + guard);
-	m2_panel_pack(want, dtype, in, stored, stride, rows, cols);
+	m2_panel_pack(want, dtype, in, stored, stride, rows, cols, scales);
 	for (size_t i = 0; i < guard; i++)
 		assert_int_equal(want[bytes + i], POISON);
 	for (int s = 0; s < n_sets; s++) {
 		memset(got, POISON, bytes + guard);
-		sets[s]->pack(got, dtype, in, stored, stride, rows, cols);
+		for (int32_t r = 0; r < rows; r++) {
+			const float scale = sets[s]->scale(
+				in + (size_t)r * stride * m2_dtype_bytes(stored), stored, cols);
+			assert_true(scale == scales[r] || (isnan(scale) && isnan(scales[r])));
+		}
+		sets[s]->pack(got, dtype, in, stored, stride, rows, cols, scales);
 		if (memcmp(got, want, bytes + guard) != 0)
 			fail_msg("%s: %s from %s, %d rows, %zu columns", sets[s]->name,
 				m2_dtype_name(dtype), m2_dtype_name(stored), rows, cols);
@@ -86,9 +96,9 @@ static void every_kernel_packs_the_same_bits_and_nothing_else(void **state)
 {
 	(void)state;
 	struct rng rng = {mix64(seed)};
-	for (int to = 0; to < RESIDENT; to++)
+	for (int to = 0; to <= WHOLE; to++)
 		for (int from = 0; from < STORED; from++)
-			for (int i = 0; i < 60; i++)
+			for (int i = 0; i < 60 && (to < RESIDENT || to == WHOLE); i++)
 				check_pack(&rng, all_dtypes[to], all_dtypes[from]);
 }
 
@@ -104,11 +114,11 @@ static void a_panel_holds_columns_and_bf16_in_pairs(void **state)
 		for (int c = 0; c < COLS; c++)
 			in[r][c] = (uint16_t)(100 * r + c);
 	for (int s = 0; s < n_sets; s++) {
-		sets[s]->pack(out, M2_DTYPE_F16, in, M2_DTYPE_F16, COLS, M2_PANEL, COLS);
+		sets[s]->pack(out, M2_DTYPE_F16, in, M2_DTYPE_F16, COLS, M2_PANEL, COLS, NULL);
 		for (int r = 0; r < M2_PANEL; r++)
 			for (int c = 0; c < COLS; c++)
 				assert_int_equal(out[c][r], 100 * r + c);
-		sets[s]->pack(out, M2_DTYPE_BF16, in, M2_DTYPE_BF16, COLS, 17, COLS);
+		sets[s]->pack(out, M2_DTYPE_BF16, in, M2_DTYPE_BF16, COLS, 17, COLS, NULL);
 		for (int c = 0; c < COLS; c++) {
 			for (int i = 0; i < 3; i++)
 				assert_int_equal(out[c][i], 100 * pair_rows[i] + c);
@@ -271,6 +281,7 @@ static void regions_are_zero_and_those_created_have_their_pages(void **state)
 struct watched {
 	struct random_model model;
 	unsigned char *times[64][M2_W_COUNT]; /* [1 + layer]: how often each element was read */
+	bool whole;                           /* loaded to 8 bits */
 	size_t largest;                       /* bytes that a read may have; 0: any */
 	atomic_int reads;
 	int fails_from; /* -1: never */
@@ -279,7 +290,8 @@ struct watched {
 
 static void watch(struct watched *w, const struct m2_model_desc *desc, enum m2_dtype stored)
 {
-	*w = (struct watched){.model = {*desc, seed, stored}, .fails_from = -1};
+	*w = (struct watched){
+		.model = {.desc = *desc, .seed = seed, .matrices = stored}, .fails_from = -1};
 	for (int32_t layer = -1; layer < desc->n_layers; layer++)
 		for (int which = 0; which < M2_W_COUNT; which++)
 			w->times[layer + 1][which] =
@@ -314,7 +326,22 @@ static enum m2_err watched_read(void *ctx, int layer, enum m2_weight which, size
 	return err;
 }
 
-static void each_element_once(const struct watched *w)
+/* How often an element is read: once; in 8 bits, if a panel is wider than the buffer, once more for
+ * the scales.  The rows of dt are not in 8 bits. */
+static int times_of(const struct watched *w, enum m2_weight which, size_t i)
+{
+	const struct m2_model_desc *desc = &w->model.desc;
+	const size_t cols =
+		(size_t)(which == M2_W_OUT_PROJ ? m2_desc_out_cols(desc) : desc->hidden_size);
+	const size_t dt_row = (size_t)(m2_desc_in_rows(desc) - desc->n_heads);
+	const size_t panel = M2_PANEL * cols * m2_dtype_bytes(w->model.matrices);
+	if (!w->whole || !m2_weight_is_matrix(which) || panel <= w->largest ||
+		(which == M2_W_IN_PROJ && i / cols >= dt_row))
+		return 1;
+	return 2;
+}
+
+static void each_element_as_often_as_it_must(const struct watched *w)
 {
 	const struct m2_model_desc *desc = &w->model.desc;
 	for (int32_t layer = -1; layer < desc->n_layers; layer++)
@@ -322,7 +349,9 @@ static void each_element_once(const struct watched *w)
 			const bool own = m2_weight_of_model((enum m2_weight)which);
 			const size_t n = m2_weight_elements(desc, (enum m2_weight)which);
 			for (size_t i = 0; i < n; i++)
-				if (w->times[layer + 1][which][i] != (own == (layer < 0)))
+				if (w->times[layer + 1][which][i] !=
+					(own == (layer < 0) ? times_of(w, (enum m2_weight)which, i)
+							    : 0))
 					fail_msg("layer %d, weight %d, element %zu: read %d times",
 						layer, which, i, w->times[layer + 1][which][i]);
 		}
@@ -347,7 +376,7 @@ static unsigned char *load_again(struct m2_model *model, struct watched *w,
 	if (m2_cpu_load_weights(model, &source, options, cut, &why) != M2_OK)
 		fail_msg("%s", why.text);
 	assert_int_equal(atomic_load(&w->too_large), 0);
-	each_element_once(w);
+	each_element_as_often_as_it_must(w);
 	memcpy(copy, model->regions[0], bytes);
 	return copy;
 }
@@ -375,6 +404,7 @@ static void check_cuts(const struct m2_model_desc *desc, enum m2_dtype stored, e
 		.weights = to, .state = M2_DTYPE_F32, .slots = 1, .max_tokens = 1, .max_items = 1};
 	struct watched w;
 	watch(&w, desc, stored);
+	w.whole = to == M2_DTYPE_INT8;
 	for (int s = 0; s < n_sets; s++) {
 		const struct m2_weight_source source = {&w, watched_dtype, watched_read};
 		struct m2_device *device = open_device(sets[s]->name, 1);
@@ -403,8 +433,8 @@ static void threads_and_pieces_change_no_bit_and_read_everything_once(void **sta
 	(void)state;
 	struct rng rng = {mix64(seed + 3)};
 	static const enum m2_dtype to[] = {
-		M2_DTYPE_NONE, M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16};
-	for (int i = 0; i < 6; i++) {
+		M2_DTYPE_NONE, M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16, M2_DTYPE_INT8};
+	for (int i = 0; i < 7; i++) {
 		struct m2_model_desc desc = random_desc(&rng);
 		desc.hidden_size = 1 + (int32_t)rng_below(&rng, 60);
 		desc.head_dim = 1 + (int32_t)rng_below(&rng, 20);
@@ -413,7 +443,8 @@ static void threads_and_pieces_change_no_bit_and_read_everything_once(void **sta
 			desc.proj_bias = desc.conv_bias = desc.gated_norm = true;
 			desc.tied_head = i == 0;
 		}
-		check_cuts(&desc, all_dtypes[(unsigned)i % STORED], to[rng_below(&rng, 4)]);
+		check_cuts(&desc, all_dtypes[(unsigned)i % STORED],
+			i % 3 == 0 ? M2_DTYPE_INT8 : to[rng_below(&rng, 5)]);
 	}
 }
 
@@ -498,7 +529,7 @@ static void progress_of_many_threads_is_one_story(void **state)
 	struct m2_model_desc desc = plain_desc();
 	desc.n_layers = 6;
 	struct told told = {0};
-	struct random_model r = {desc, seed, M2_DTYPE_BF16};
+	struct random_model r = {.desc = desc, .seed = seed, .matrices = M2_DTYPE_BF16};
 	const struct m2_weight_source source = random_source(&r);
 	const struct m2_load_options options = {.state = M2_DTYPE_F32,
 		.slots = 1,

@@ -149,6 +149,25 @@ static void every_lane_and_tail_gives_the_same_bits(void **state)
 
 /* ---- products ------------------------------------------------------------------------------- */
 
+/* `panels` panels from `panel` on by some tokens, scales left out; what is asked for is nowhere. */
+static void multiply(const struct m2_cpu_kernels *k, const struct m2_matrix *m, int32_t panel,
+	int32_t panels, const float *x, int32_t tokens, float *out)
+{
+	const struct m2_product p = {
+		.dtype = m->dtype,
+		.panels = m2_matrix_columns(m, panel),
+		.n_panels = panels,
+		.panel_bytes = m2_matrix_panel_bytes(m),
+		.cols = (size_t)m->cols,
+		.x = x,
+		.tokens = tokens,
+		.out = out,
+		.ask = (const void *)(uintptr_t)64,
+		.ask_step = 13,
+	};
+	k->product(&p);
+}
+
 /* A matrix of one column that holds every 16-bit number, times 1. */
 static void every_half_is_widened_exactly(void **state)
 {
@@ -174,9 +193,7 @@ static void every_half_is_widened_exactly(void **state)
 			for (size_t panel = 0; panel < m2_matrix_panels(&m); panel++) {
 				const float one = 1.0f;
 				float out[M2_TILE_ROWS];
-				sets[s]->product(dtypes[d],
-					(char *)m.data + panel * m2_matrix_panel_bytes(&m), 1, 1,
-					&one, 1, out);
+				multiply(sets[s], &m, (int32_t)panel, 1, &one, 1, out);
 				for (size_t r = 0; r < M2_PANEL; r++) {
 					float want;
 					m2_dtype_to_f32(
@@ -193,21 +210,33 @@ static void every_half_is_widened_exactly(void **state)
 /* All numbers of tokens, one panel or two: the bits of a single token on a single panel. */
 static void check_tiles(const struct m2_cpu_kernels *k, const struct m2_matrix *m, struct rng *rng)
 {
-	const size_t cols = (size_t)m->cols, panel_bytes = m2_matrix_panel_bytes(m);
+	const size_t cols = (size_t)m->cols;
+	float *wide = aligned_alloc(64, cols * M2_PANEL * sizeof(float));
 	float *x = malloc(cols * M2_TILE * sizeof(float)), *one = malloc(cols * sizeof(float));
-	assert_true(x != NULL && one != NULL);
+	assert_true(x != NULL && one != NULL && wide != NULL);
 	for (int32_t tokens = 1; tokens <= M2_TILE; tokens++) {
 		float out[M2_TILE * M2_TILE_ROWS], single[M2_TILE_ROWS];
+		float widened[M2_TILE_ROWS];
 		for (size_t i = 0; i < cols * (size_t)tokens; i++)
 			x[i] = normal(mix64(rng->state++));
-		k->product(m->dtype, m->data, 2, cols, x, tokens, out);
+		multiply(k, m, 0, 2, x, tokens, out);
 		for (int32_t t = 0; t < tokens; t++) {
 			for (size_t i = 0; i < cols; i++)
 				one[i] = x[i * (size_t)tokens + (size_t)t];
 			for (int32_t p = 0; p < 2; p++)
-				k->product(m->dtype, (char *)m->data + (size_t)p * panel_bytes, 1,
-					cols, one, 1, single + p * M2_PANEL);
+				multiply(k, m, p, 1, one, 1, single + p * M2_PANEL);
 			assert_memory_equal(single, out + t * M2_TILE_ROWS, sizeof single);
+			for (int32_t p = 0; p < 2; p++) {
+				const struct m2_matrix as_f32 = {
+					wide, M2_DTYPE_F32, M2_PANEL, m->cols};
+				k->widen(wide, m->dtype, m2_matrix_columns(m, p), cols);
+				multiply(k, &as_f32, 0, 1, one, 1, widened + p * M2_PANEL);
+			}
+			assert_memory_equal(single, widened, sizeof single);
+			if (m->dtype == M2_DTYPE_INT8)
+				for (int32_t r = 0; r < m->rows; r++)
+					single[r] *= ((const float *)m2_matrix_panel(
+						m, r / M2_PANEL))[r % M2_PANEL];
 			for (int32_t row = 0; row < m->rows; row += 9) {
 				float *weights = malloc(cols * sizeof(float));
 				double want = 0, size = 0;
@@ -225,14 +254,16 @@ static void check_tiles(const struct m2_cpu_kernels *k, const struct m2_matrix *
 	}
 	free(x);
 	free(one);
+	free(wide);
 }
 
 static void a_tile_of_any_size_gives_the_bits_of_one_token(void **state)
 {
 	(void)state;
-	static const enum m2_dtype dtypes[] = {M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16};
+	static const enum m2_dtype dtypes[] = {
+		M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16, M2_DTYPE_INT8};
 	struct rng rng = {mix64(seed + 1)};
-	for (int d = 0; d < 3; d++) {
+	for (int d = 0; d < 4; d++) {
 		struct m2_matrix m = {.dtype = dtypes[d], .rows = 61, .cols = 77};
 		const size_t bytes = m2_matrix_bytes(&m);
 		float weights[61 * 77];

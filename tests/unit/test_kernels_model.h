@@ -67,6 +67,7 @@ struct random_model {
 	struct m2_model_desc desc;
 	uint64_t seed;
 	enum m2_dtype matrices; /* as stored; vectors are stored as f32 */
+	float noise; /* relative, on the numbers of matrices: to see what a rounding costs; 0: none */
 };
 
 static inline float random_weight(
@@ -121,7 +122,8 @@ static inline enum m2_err random_read(void *ctx, int layer, enum m2_weight which
 			first, n);
 	for (size_t i = 0; i < count; i++) {
 		const uint64_t bits = mix64(key + first + i);
-		const float value = random_weight(r, which, bits, bits << 17 | bits >> 47);
+		float value = random_weight(r, which, bits, bits << 17 | bits >> 47);
+		value += value * r->noise * normal(mix64(bits + 1));
 		m2_dtype_from_f32((char *)dst + i * size, dtype, &value, 1);
 	}
 	return M2_OK;
