@@ -32,10 +32,17 @@ cuda: $(cuda_object)
 .PHONY: cuda
 
 # The engine alone, with random weights, on any backend; and what a machine with a GPU runs.
-$(B)/mamba2-bench: $(B)/kernels/bench/main.o $(B)/libm2.a
+$(B)/mamba2-bench: $(call objects,$(wildcard kernels/bench/*.c)) $(B)/libm2.a
 	$(Q)$(CC) $(ldflags) $(LDFLAGS) -rdynamic -o $@ $^ $(ldlibs)
 gpu_tests := $(patsubst %.c,$(B)/%,$(wildcard tests/gpu/test_*.c))
-gpu: cuda $(B)/mamba2-bench $(gpu_tests) $(B)/tests/unit/test_kernels_bits
+# Every way of doing a matrix product against the plainest: bits and times.
+$(B)/tests/gpu/bench_product.cu.o: tests/gpu/bench_product.cu $(wildcard kernels/cuda/*.h kernels/cuda/*.cuh) $(B)/cuda-flags
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(nvcc_flags) $(cuda_targets) -c $< -o $@
+$(B)/tests/gpu/bench_product: $(B)/tests/gpu/bench_product.cu.o \
+		$(patsubst %.cu,$(B)/%.cu.o,$(wildcard kernels/cuda/product*.cu) kernels/cuda/measure.cu)
+	$(Q)$(NVCC) -cudart static -o $@ $^
+gpu: cuda $(B)/mamba2-bench $(gpu_tests) $(B)/tests/unit/test_kernels_bits $(B)/tests/unit/test_kernels_pick $(B)/tests/gpu/bench_product
 .PHONY: gpu
 
 # The backend with a fault on order (kernels/cuda/fault.cu): what a lost device costs is tested with it.

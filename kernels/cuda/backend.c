@@ -136,6 +136,7 @@ static enum m2_err finish(struct m2_model *m, cudaError_t error, const char *wha
 static enum m2_err slot_reset(struct m2_model *model, int32_t slot)
 {
 	model->position[slot] = 0;
+	model->picked[slot] = false;
 	/* the next step runs behind it on the same stream: no need to wait */
 	const cudaError_t error = cudaMemsetAsync(
 		m2_cuda_slot(model, slot), 0, state_bytes(model), model->device->steps);
@@ -147,6 +148,7 @@ static enum m2_err slot_copy(struct m2_model *model, int32_t dst, int32_t src)
 	if (dst == src)
 		return M2_OK;
 	model->position[dst] = model->position[src];
+	model->picked[dst] = false;
 	const cudaError_t error =
 		cudaMemcpyAsync(m2_cuda_slot(model, dst), m2_cuda_slot(model, src),
 			state_bytes(model), cudaMemcpyDeviceToDevice, model->device->steps);
@@ -166,6 +168,7 @@ static enum m2_err slot_save(struct m2_model *model, int32_t slot, void *dst)
 static enum m2_err slot_restore(struct m2_model *model, int32_t slot, const void *src)
 {
 	memcpy(&model->position[slot], (const char *)src + state_bytes(model), sizeof(int64_t));
+	model->picked[slot] = false;
 	return finish(model,
 		cudaMemcpyAsync(m2_cuda_slot(model, slot), src, state_bytes(model),
 			cudaMemcpyHostToDevice, model->device->steps),
@@ -207,6 +210,31 @@ static enum m2_err slot_export(struct m2_model *model, int32_t slot, float *conv
 	return err;
 }
 
+/* ---- what the device can do ------------------------------------------------------------------ */
+
+static enum m2_err device_measure(struct m2_device *device, double *bytes_per_second,
+	double *operations_per_second, struct m2_why *why)
+{
+	const size_t bytes = (size_t)1 << 31;
+	void *memory = NULL;
+	cudaError_t error = cudaSetDevice(device->ordinal);
+	if (error == cudaSuccess)
+		error = cudaMalloc(&memory, bytes);
+	if (error == cudaSuccess)
+		error = cudaMemsetAsync(memory, 0, bytes, device->steps);
+	if (error == cudaSuccess)
+		error = m2_cuda_measure_reading(device->steps, memory, bytes, bytes_per_second);
+	if (error == cudaSuccess)
+		error = m2_cuda_measure_products(device->steps, memory, operations_per_second);
+	(void)cudaFree(memory);
+	if (error == cudaErrorMemoryAllocation) {
+		(void)cudaGetLastError(); /* not sticky: the device is well */
+		return m2_fail(
+			M2_ENOMEM, why, "measuring takes %zu bytes of the device's memory", bytes);
+	}
+	return error == cudaSuccess ? M2_OK : m2_cuda_failed(error, "measuring the device", why);
+}
+
 extern const struct m2_backend m2_cuda_backend;
 __attribute__((visibility("default"))) const struct m2_backend m2_cuda_backend = {
 	.name = "cuda",
@@ -217,10 +245,13 @@ __attribute__((visibility("default"))) const struct m2_backend m2_cuda_backend =
 	.load = m2_cuda_load,
 	.unload = m2_cuda_unload,
 	.step = m2_cuda_step,
+	.step_begin = m2_cuda_step_begin,
+	.step_wait = m2_cuda_step_wait,
 	.slot_reset = slot_reset,
 	.slot_copy = slot_copy,
 	.slot_save = slot_save,
 	.slot_restore = slot_restore,
 	.slot_export = slot_export,
 	.poison = m2_cuda_poison,
+	.measure = device_measure,
 };

@@ -47,7 +47,29 @@ struct m2_cuda_item {
 	int32_t lead;      /* tokens before the first whole chunk: by the recurrence */
 	int32_t chunks;    /* whole chunks; the rest is recurrence again */
 	int32_t into_ring; /* position % K of the first token: its column of the convolution's ring */
+	int32_t first_chunk; /* number of its first whole chunk in the step */
 };
+
+/* Up to M2_CUDA_TILE tokens of an item, for the convolution of spans. */
+enum { M2_CUDA_TILE = 8 };
+struct m2_cuda_tile {
+	int32_t item;
+	int32_t first; /* of the item's tokens, a multiple of M2_CUDA_TILE */
+};
+
+/* What a step of spans has; tables of that many entries lie in struct m2_cuda_orders. */
+struct m2_cuda_spans {
+	int32_t items;
+	int32_t rows;
+	int32_t leads;   /* items that begin with the recurrence */
+	int32_t tails;   /* items that have whole chunks and end with the recurrence */
+	int32_t chunked; /* items with whole chunks */
+	int32_t chunks;
+	int32_t tiles;
+};
+
+/* Floats of a head in a whole chunk: ssd.cuh says which. */
+enum { M2_CUDA_STEPS = 3 * 64 + 4 };
 
 /* x * weight * factor as 16 bits: the input of the product that comes next; to NULL: not wanted.  f16 has
  * little room above: its factor is below 1, and the product's the inverse. */
@@ -78,9 +100,15 @@ struct m2_cuda_mixer {
 	const struct m2_cuda_item *items;
 	const int32_t *row_item; /* [rows] */
 	const float *in_out;     /* [rows][in_stride]: z0 x0 z xBC dt */
-	float *xbc;              /* [rows][C] after the convolution */
-	float *y;                /* [rows][Ds] */
-	float *squares;          /* [rows][H], see mix_one */
+	float *xbc; /* [rows][C] after the convolution; rows of whole chunks: 16-bit, in the first half */
+	float *y;       /* [rows][Ds] */
+	float *squares; /* [rows][H], see mix_one */
+	/* Of spans in tuned models: tables, and what passes between their kernels. */
+	const int32_t *leads, *tails, *chunked; /* numbers of items */
+	const int32_t *chunk_rows;              /* first row of each whole chunk */
+	const struct m2_cuda_tile *tiles;
+	float *chunk_steps; /* [chunks][H][M2_CUDA_STEPS] */
+	void *chunk_states; /* [chunks][H][P][N] of 16 bits: the state before each chunk */
 	struct m2_cuda_next next;
 };
 
@@ -120,9 +148,11 @@ struct m2_cuda_output {
 	struct m2_cuda_next next;
 };
 
-/* out->to[r][0..d) = row tokens[r] of the embedding; squares and next as a product leaves them. */
+/* out->to[r][0..d) = row tokens[r] of the embedding; squares and next as a product leaves them.  A token
+ * below 0 is the last pick of slot -1 - token: picks[slot]. */
 cudaError_t m2_cuda_embed(cudaStream_t stream, const struct m2_cuda_matrix *embedding,
-	const int32_t *tokens, int32_t rows, const struct m2_cuda_output *out);
+	const int32_t *tokens, const int32_t *picks, int32_t rows,
+	const struct m2_cuda_output *out);
 
 /* out[r][0..pad(d)) of type `type` = RMS norm of x[from[r]] (from NULL: r), zero behind d: any width. */
 cudaError_t m2_cuda_norm_rows(cudaStream_t stream, const float *x, const float *weight,
@@ -144,11 +174,57 @@ cudaError_t m2_cuda_gate(cudaStream_t stream, const struct m2_cuda_mixer *mixer,
 
 /* head_dim 64, state_size 128 (is_tuned in load.c says when): the gated y * SiLU(z) as the next
  * product's input, and the squares of each head, [rows][H].  mix_one: items of one token each, item i in
- * row i, convolution included; *count of them are there.  mix_span: spans, after m2_cuda_convolve. */
+ * row i, convolution included; *count of them are there.  mix_span: spans, convolution included; whole
+ * chunks by the chunked form (ssd.cuh), other tokens with the bits of mix_one. */
 cudaError_t m2_cuda_mix_one(cudaStream_t stream, const struct m2_cuda_mixer *mixer,
 	const int32_t *count, int32_t n_items);
 cudaError_t m2_cuda_mix_span(
-	cudaStream_t stream, const struct m2_cuda_mixer *mixer, int32_t n_items, int32_t rows);
+	cudaStream_t stream, const struct m2_cuda_mixer *mixer, const struct m2_cuda_spans *spans);
+
+/* What is to be picked from one row of logits, and for whom; slot < 0: nothing. */
+struct m2_cuda_pick_order {
+	int32_t slot;
+	int32_t limit;
+	int32_t item; /* of the step: where the pick goes on the host */
+};
+
+struct m2_pick; /* kernels/backend.h */
+
+/* Picks of rows of logits. */
+struct m2_cuda_picker {
+	const float *logits; /* [rows][vocab] */
+	int32_t vocab;
+	const struct m2_cuda_pick_order *orders; /* [rows] */
+	void *parts;                             /* [rows][m2_cuda_pick_bytes(vocab)] */
+	int32_t *last;                           /* [slots] the tokens of the last picks */
+	const int32_t *step;        /* number of the step: which of the two is written */
+	struct m2_pick *results[2]; /* [items], pinned host memory */
+};
+
+size_t m2_cuda_pick_bytes(int32_t vocab);
+cudaError_t m2_cuda_pick(cudaStream_t stream, const struct m2_cuda_picker *picker, int32_t rows);
+
+/* The orders of the next step, from pinned host memory: those of step n lie in from[n % 2], as words, and
+ * word `step` of them is n.  to[step] is the number of the last one, so a graph finds the right ones. */
+enum { M2_CUDA_ORDER_PARTS = 4 };
+struct m2_cuda_order_words {
+	const int32_t *from[2];
+	int32_t *to;
+	int32_t step;
+	struct {
+		int32_t first, words;
+	} parts[M2_CUDA_ORDER_PARTS]; /* what a step of this size needs of them */
+};
+cudaError_t m2_cuda_take_orders(cudaStream_t stream, const struct m2_cuda_order_words *words);
+
+/* What the device reads per second, from `bytes` of memory, a multiple of 16; and what its tensor cores do
+ * per second in 16-bit products, scratch of 4 MiB.  They wait, and write into the memory.  measure.cu. */
+cudaError_t m2_cuda_measure_reading(
+	cudaStream_t stream, void *memory, size_t bytes, double *per_second);
+cudaError_t m2_cuda_measure_products(cudaStream_t stream, void *scratch, double *per_second);
+
+/* Only in a build for tests (M2_CUDA_FAULTS): the device faults when one of the tokens is `order`. */
+cudaError_t m2_cuda_fault(cudaStream_t stream, const int32_t *tokens, int32_t rows, int32_t order);
 
 #ifdef __cplusplus
 }

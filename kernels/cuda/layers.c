@@ -1,8 +1,8 @@
 /* layers.c - the kernels of a step in order: embedding, layers, head.
  *
  * A tuned model (load.c) takes three kernels a layer for steps of single tokens: in_proj, the mixer,
- * out_proj, with both norms folded in.  Any other model takes the definition's operators one by one
- * (mixer.cu).
+ * out_proj, with both norms folded in; for spans the mixer is one to
+ * five (mix.cu).  Any other model takes the definition's operators one by one (mixer.cu).
  */
 #include "kernels/cuda/model.h"
 
@@ -51,6 +51,13 @@ static struct m2_cuda_mixer mixer_of(
 		.xbc = m->xbc,
 		.y = m->y,
 		.squares = m->mixed_squares,
+		.leads = m->on_device.leads,
+		.tails = m->on_device.tails,
+		.chunked = m->on_device.chunked,
+		.chunk_rows = m->on_device.chunk_rows,
+		.tiles = m->on_device.tiles,
+		.chunk_steps = m->chunk_steps,
+		.chunk_states = m->y,
 	};
 }
 
@@ -122,12 +129,10 @@ static cudaError_t tuned_layer(struct m2_model *m, cudaStream_t stream, int32_t 
 		.weight = layer->gated_norm,
 		.factor = m2_cuda_next_factor(layer->out_proj.dtype)};
 	TRY(m2_cuda_product(stream, &layer->in_proj, &from_residual, rows, &to_mixer));
-	if (one) {
+	if (one)
 		TRY(m2_cuda_mix_one(stream, &mixer, m->on_device.count, items));
-	} else {
-		TRY(m2_cuda_convolve(stream, &mixer, items, rows));
-		TRY(m2_cuda_mix_span(stream, &mixer, items, rows));
-	}
+	else
+		TRY(m2_cuda_mix_span(stream, &mixer, &m->spans));
 	return m2_cuda_product(stream, &layer->out_proj, &from_mixer, rows, &to_residual);
 }
 
@@ -161,9 +166,9 @@ cudaError_t m2_cuda_layers(
 	struct m2_model *model, cudaStream_t stream, int32_t items, int32_t rows, bool one)
 {
 	const struct m2_cuda_output embedded = residual_output(model, -1);
-	TRY(cudaMemcpyAsync(model->on_device.count, model->on_host.count, model->orders_bytes,
-		cudaMemcpyHostToDevice, stream));
-	TRY(m2_cuda_embed(stream, &model->embedding, model->on_device.tokens, rows, &embedded));
+	TRY(m2_cuda_fault(stream, model->on_device.tokens, rows, model->desc.vocab_rows - 1));
+	TRY(m2_cuda_embed(
+		stream, &model->embedding, model->on_device.tokens, model->picks, rows, &embedded));
 	for (int32_t i = 0; i < model->desc.n_layers; i++)
 		TRY(model->tuned ? tuned_layer(model, stream, i, items, rows, one)
 				 : plain_layer(model, stream, i, items, rows));
@@ -181,4 +186,18 @@ cudaError_t m2_cuda_head(struct m2_model *model, cudaStream_t stream, const int3
 			model->desc.hidden_size, model->desc.norm_eps, model->head.dtype,
 			model->residual_input));
 	return m2_cuda_product(stream, &model->head, model->tuned ? &tuned : &plain, n, out);
+}
+
+cudaError_t m2_cuda_pick_rows(struct m2_model *model, cudaStream_t stream, int32_t first, int32_t n)
+{
+	const struct m2_cuda_picker picker = {
+		.logits = model->logits,
+		.vocab = model->desc.vocab_rows,
+		.orders = model->on_device.picks + first,
+		.parts = model->pick_parts,
+		.last = model->picks,
+		.step = model->on_device.count + 1,
+		.results = {model->flights[0].picks, model->flights[1].picks},
+	};
+	return m2_cuda_pick(stream, &picker, n);
 }

@@ -9,7 +9,7 @@
 #include "common/num.h"
 #include "kernels/cuda/model.h"
 
-enum { WEIGHTS, STATE, WORKSPACE, REGIONS, LOGITS_ROWS = 64 };
+enum { WEIGHTS, STATE, WORKSPACE, REGIONS, LOGITS_ROWS = 64, LOGITS_BYTES = 16 << 20 };
 
 /* A run of memory that is cut into aligned pieces; base NULL: only counted. */
 struct carve {
@@ -95,14 +95,38 @@ static void lay_out_state(struct m2_model *m, struct carve *c)
 
 static struct m2_cuda_orders take_orders(const struct m2_model *m, struct carve *c)
 {
-	const size_t tokens = (size_t)m->rows;
+	const size_t tokens = (size_t)m->rows, items = (size_t)m->max_items;
 	struct m2_cuda_orders o;
-	o.count = take(c, 1, sizeof *o.count);
+	o.count = take(c, 2, sizeof *o.count);
 	o.items = take(c, (size_t)m2_cuda_graph_items(m->max_items), sizeof *o.items);
 	o.row_item = take(c, tokens, sizeof *o.row_item);
 	o.tokens = take(c, tokens, sizeof *o.tokens);
 	o.wanted = take(c, tokens, sizeof *o.wanted);
+	o.picks = take(c, tokens, sizeof *o.picks);
+	o.leads = take(c, items, sizeof *o.leads);
+	o.tails = take(c, items, sizeof *o.tails);
+	o.chunked = take(c, items, sizeof *o.chunked);
+	o.chunk_rows = take(c, tokens / M2_CHUNK, sizeof *o.chunk_rows);
+	o.tiles = take(c, tokens / M2_CUDA_TILE + items, sizeof *o.tiles);
 	return o;
+}
+
+struct m2_cuda_orders m2_cuda_orders_at(const struct m2_model *model, char *base, size_t *bytes)
+{
+	struct carve c = {.base = base};
+	const struct m2_cuda_orders orders = take_orders(model, &c);
+	*bytes = c.used;
+	return orders;
+}
+
+/* A graph makes all its logits at once; few travel to the host, and large ones not many at a time. */
+static void size_logits(struct m2_model *m, int32_t most)
+{
+	const size_t fit = LOGITS_BYTES / ((size_t)m->desc.vocab_rows * sizeof(float));
+	const int32_t in_graph = most < M2_CUDA_GRAPH_ITEMS ? most : M2_CUDA_GRAPH_ITEMS;
+	m->logits_rows = m->max_tokens < LOGITS_ROWS ? m->max_tokens : LOGITS_ROWS;
+	m->host_rows = fit < 1 ? 1 : fit < (size_t)m->logits_rows ? (int32_t)fit : m->logits_rows;
+	m->logits_rows = in_graph > m->logits_rows ? in_graph : m->logits_rows;
 }
 
 static void lay_out_workspace(struct m2_model *m, struct carve *c)
@@ -115,10 +139,11 @@ static void lay_out_workspace(struct m2_model *m, struct carve *c)
 	const size_t begin = c->used;
 	m->on_device = take_orders(m, c);
 	m->orders_bytes = c->used - begin;
+	m->picks = take(c, (size_t)m->slots, sizeof *m->picks);
 	const size_t before = c->used;
 	m->buffers = c->base != NULL ? c->base + before : NULL;
 	m->in_stride = m2_cuda_pad(m2_desc_in_rows(desc));
-	m->logits_rows = m->max_tokens < LOGITS_ROWS ? m->max_tokens : LOGITS_ROWS;
+	size_logits(m, most);
 	m->residual_squares = take(c, tokens, (d + 15) / 16 * sizeof(float));
 	m->mixed_squares = take(c, tokens, (size_t)desc->n_heads * sizeof(float));
 	m->residual = take(c, tokens, d * sizeof(float));
@@ -128,7 +153,10 @@ static void lay_out_workspace(struct m2_model *m, struct carve *c)
 	m->in_out = take(c, tokens, (size_t)m->in_stride * sizeof(float));
 	m->xbc = take(c, tokens, (size_t)m2_desc_conv_channels(desc) * sizeof(float));
 	m->y = take(c, tokens, (size_t)m2_desc_d_ssm(desc) * sizeof(float));
+	m->chunk_steps =
+		take(c, tokens / M2_CHUNK, (size_t)desc->n_heads * M2_CUDA_STEPS * sizeof(float));
 	m->logits = take(c, (size_t)m->logits_rows, (size_t)desc->vocab_rows * sizeof(float));
+	m->pick_parts = take(c, (size_t)m->logits_rows, m2_cuda_pick_bytes(desc->vocab_rows));
 	m->buffer_bytes = c->used - before;
 }
 
@@ -196,9 +224,10 @@ static enum m2_err check_source(
 
 static enum m2_err check_options(const struct m2_load_options *options, struct m2_why *why)
 {
-	if (options->weights == M2_DTYPE_F64)
+	if (options->weights == M2_DTYPE_F64 || options->weights == M2_DTYPE_INT8)
 		return m2_fail_field(M2_EUNSUPPORTED, why, "weights",
-			"the cuda backend keeps weights as f32, f16 or bf16, not as f64");
+			"the cuda backend keeps weights as f32, f16 or bf16, not as %s",
+			m2_dtype_name(options->weights));
 	if (options->state != M2_DTYPE_F32 && options->state != M2_DTYPE_NONE)
 		return m2_fail_field(M2_EUNSUPPORTED, why, "state",
 			"the cuda backend keeps the state as f32, not as %s",
@@ -264,21 +293,16 @@ static enum m2_err host_memory(struct m2_model *m, struct m2_why *why)
 {
 	m->layers = calloc((size_t)m->desc.n_layers, sizeof *m->layers);
 	m->position = calloc((size_t)m->slots, sizeof *m->position);
-	if (m->layers == NULL || m->position == NULL)
+	m->picked = calloc((size_t)m->slots, sizeof *m->picked);
+	if (m->layers == NULL || m->position == NULL || m->picked == NULL)
 		return m2_fail(M2_ENOMEM, why, "no memory for the tables of %d layers",
 			(int)m->desc.n_layers);
-	char *orders = NULL;
-	cudaError_t error = cudaMallocHost((void **)&orders, m->orders_bytes);
-	m->on_host.count = (int32_t *)(void *)orders;
-	if (error == cudaSuccess)
-		error = cudaMallocHost((void **)&m->host_logits,
-			(size_t)m->logits_rows * (size_t)m->desc.vocab_rows * sizeof(float));
-	if (error != cudaSuccess)
-		return m2_cuda_failed(error, "pinning host memory", why);
-	struct carve c = {.base = orders};
-	m->on_host = take_orders(m, &c);
-	memset(orders, 0, m->orders_bytes); /* token 0 in rows that no item fills */
-	return M2_OK;
+	const cudaError_t error = m2_cuda_flights_create(m);
+	if (error == cudaErrorMemoryAllocation) {
+		(void)cudaGetLastError(); /* not sticky: the device is well */
+		return m2_fail(M2_ENOMEM, why, "no host memory can be pinned for a model's steps");
+	}
+	return error == cudaSuccess ? M2_OK : m2_cuda_failed(error, "pinning host memory", why);
 }
 
 static enum m2_err device_memory(struct m2_model *m, struct m2_why *why)
@@ -308,11 +332,11 @@ void m2_cuda_unload(struct m2_model **model)
 	if (m == NULL)
 		return;
 	(void)cudaSetDevice(m->device->ordinal);
+	m2_cuda_flights_destroy(m); /* waits for what is in flight */
 	for (int i = 0; i < REGIONS; i++)
 		(void)cudaFree(m->regions[i]);
 	m2_cuda_graphs_destroy(m);
-	(void)cudaFreeHost(m->on_host.count);
-	(void)cudaFreeHost(m->host_logits);
+	free(m->picked);
 	free(m->position);
 	free(m->layers);
 	free(m);

@@ -1,14 +1,18 @@
 /* mix.cu - the mixer between its projections for head_dim 64 and state_size 128, the public shapes.
  *
- * A block is one head of one sequence; its 32 KiB of state are read once and written once, whatever the
- * length of the span.  Four threads hold a row p of the state, 32 numbers each: thread q of a row has
- * columns 16 j + 4 q + 0..3.  The gated MLP is none of its business (d_mlp 0).  What leaves the block is y * SiLU(z) and the sum of its squares, from which
- * the product that follows makes the gated norm: no pass of its own.
+ * A single token (mix_one) is one kernel.  A block is one head of one sequence; its 32 KiB of state are
+ * read once and written once.  Four threads hold a row p of the state, 32 numbers each: thread q of a row
+ * has columns 16 j + 4 q + 0..3.  The gated MLP is none of its business (d_mlp 0).  What leaves the block
+ * is y * SiLU(z) and the sum of its squares, from which the product that follows makes the gated norm: no
+ * pass of its own.  It does its own convolution: every head computes the B and C it needs again, which
+ * costs less than another kernel.  Its first part, up to the wait, only touches the state.
  *
- * A single token (mix_one) does its own convolution: every head computes the B and C it needs again,
- * which costs less than another kernel.  Its first part, up to the wait, only touches the state.
+ * A step of spans is up to five: the convolution of all rows; the recurrence of what stands before each
+ * item's first whole chunk, single tokens among it; the two kernels of whole chunks (ssd.cuh); the
+ * recurrence of what stands behind the last.  The recurrence is mix_one's, token by token with the same
+ * bits and the state in registers throughout.
  */
-#include "kernels/cuda/mixer.cuh"
+#include "kernels/cuda/ssd.cuh"
 
 enum { THREADS = 256, STAGE = 8 /* tokens staged at a time */, P = 64, N = 128 };
 
@@ -63,12 +67,6 @@ __device__ inline float head_squares(const float *v)
 	for (int step = 16; step > 0; step >>= 1)
 		sum += __shfl_xor_sync(0xffffffffu, sum, step);
 	return sum;
-}
-
-/* y * SiLU(z) of one value. */
-__device__ inline float gated(const struct m2_cuda_mixer &m, int32_t row, int32_t channel, float y)
-{
-	return y * silu(m.in_out[(size_t)row * (size_t)m.in_stride + (size_t)channel]);
 }
 
 /* One channel of a single token.  The older columns are in the ring since the last step, so their part
@@ -150,60 +148,105 @@ __global__ void __launch_bounds__(THREADS)
 	}
 }
 
-__global__ void __launch_bounds__(THREADS) mix_span_kernel(const struct m2_cuda_mixer m)
+/* What mix_one leaves of a token, by a warp: v is y, z its gate, lane and lane + 32. */
+__device__ inline void leave_token(
+	const struct m2_cuda_mixer &m, int32_t row, int32_t h, float *v, const float (&z)[2])
+{
+	const int32_t lane = (int32_t)threadIdx.x & 31;
+#pragma unroll
+	for (int k = 0; k < 2; k++) {
+		const int32_t p = lane + k * 32;
+		v[p] = v[p] * silu(z[k]);
+		put_next(m.next, (size_t)row, h * P + p, v[p]);
+	}
+	__syncwarp();
+	const float squares = head_squares(v);
+	if (lane == 0)
+		m.squares[(size_t)row * (size_t)m.heads + (size_t)h] = squares;
+}
+
+/* Some tokens of a span, on their way to shared memory: what one thread brings. */
+struct staged {
+	float x[2], dt;
+	float2 b[2], c[2];
+
+	/* n tokens from `row` on */
+	__device__ void fetch(
+		const struct m2_cuda_mixer &m, int32_t row, int32_t n, int32_t h, int32_t group)
+	{
+#pragma unroll
+		for (int k = 0; k < 2; k++) {
+			const int32_t i = (int32_t)threadIdx.x + k * THREADS, at = i % P;
+			if (i / P >= n)
+				continue;
+			const float *from = m.xbc + (size_t)(row + i / P) * (size_t)m.channels;
+			x[k] = from[h * P + at];
+			b[k] = ((const float2 *)(from + m.d_ssm + group * N))[at];
+			c[k] = ((const float2 *)(from + m.d_ssm + (m.groups + group) * N))[at];
+		}
+		if ((int32_t)threadIdx.x < n)
+			dt = raw_dt(m, row + (int32_t)threadIdx.x, h);
+	}
+};
+static_assert((int)STAGE * (int)P == 2 * (int)THREADS, "two numbers of x to a thread");
+static_assert((int)STAGE * 32 == (int)THREADS, "a warp gates a token");
+
+/* Of an item of `which`, the tokens before or behind its whole chunks; each with the bits that mix_one
+ * gives it.  The next tokens are on their way while these are used. */
+__global__ void __launch_bounds__(THREADS)
+	mix_span_kernel(const struct m2_cuda_mixer m, const int32_t *which, bool behind)
 {
 	__shared__ float4 b[STAGE][N / 4], c[STAGE][N / 4];
-	__shared__ float x[STAGE][P];
+	__shared__ float x[STAGE][P], v[STAGE][P];
 	__shared__ float2 step[STAGE];
 	const int32_t h = (int32_t)blockIdx.x, tid = (int32_t)threadIdx.x, p = tid >> 2;
-	const int32_t group = h / (m.heads / m.groups);
-	const struct m2_cuda_item item = m.items[blockIdx.y];
-	struct state_rows state;
-	state.load(m, item.slot, h);
+	const int32_t group = h / (m.heads / m.groups), warp = tid >> 5, lane = tid & 31;
+	const struct m2_cuda_item item = m.items[which[blockIdx.y]];
+	const int32_t from = behind ? item.lead + item.chunks * SSD_CHUNK : 0;
+	const int32_t end = item.first + (behind ? item.tokens : item.lead);
 	const float d = m.d[m.d_per_channel ? h * P + p : h];
+	struct state_rows state;
+	struct staged next = {};
+	/* whoever wrote it last is not the previous kernel: of tails, that is the outputs of chunks */
+	state.load(m, item.slot, h);
 	wait_for_previous();
-	for (int32_t t0 = 0; t0 < item.tokens; t0 += STAGE) {
-		const int32_t n = item.tokens - t0 < STAGE ? item.tokens - t0 : STAGE;
-		__syncthreads();
-		for (int32_t i = tid; i < n * P; i += THREADS) {
-			const float *row =
-				m.xbc + (size_t)(item.first + t0 + i / P) * (size_t)m.channels;
-			const int32_t at = i % P;
-			x[i / P][at] = row[h * P + at];
-			((float2 *)b[i / P])[at] =
-				((const float2 *)(row + m.d_ssm + group * N))[at];
-			((float2 *)c[i / P])[at] =
-				((const float2 *)(row + m.d_ssm + (m.groups + group) * N))[at];
+	next.fetch(m, item.first + from, end - item.first - from, h, group);
+	for (int32_t row = item.first + from; row < end; row += STAGE) {
+		const int32_t n = end - row < STAGE ? end - row : STAGE;
+		float z[2] = {};
+#pragma unroll
+		for (int k = 0; k < 2; k++) {
+			const int32_t i = tid + k * THREADS, at = i % P;
+			x[i / P][at] = next.x[k];
+			((float2 *)b[i / P])[at] = next.b[k];
+			((float2 *)c[i / P])[at] = next.c[k];
+			if (warp < n)
+				z[k] = m.in_out[(size_t)(row + warp) * (size_t)m.in_stride +
+						(size_t)(h * P + lane + k * 32)];
 		}
 		if (tid < n)
-			step[tid] = step_of(m, item.first + t0 + tid, h);
+			step[tid] = step_from(m, next.dt, h);
 		__syncthreads();
+		next.fetch(m, row + STAGE, end - row - STAGE, h, group);
 		for (int32_t t = 0; t < n; t++) {
 			const float y = state.step(step[t].y, step[t].x * x[t][p], b[t], c[t]);
-			const int32_t row = item.first + t0 + t;
 			if ((tid & 3) == 0)
-				m.y[(size_t)row * (size_t)m.d_ssm + (size_t)(h * P + p)] =
-					gated(m, row, h * P + p, fmaf(d, x[t][p], y));
+				v[t][p] = fmaf(d, x[t][p], y);
 		}
+		__syncthreads(); /* and nobody reads what the next tokens replace */
+		if (warp < n)
+			leave_token(m, row + warp, h, v[warp], z);
 	}
 	state.store();
 }
 
-/* What mix_one leaves, from the y of spans: a warp per head. */
-__global__ void leave_kernel(const struct m2_cuda_mixer m)
+static cudaError_t launch_span(cudaStream_t stream, const struct m2_cuda_mixer *mixer,
+	const int32_t *which, int32_t items, bool behind)
 {
-	const int32_t h = (int32_t)(blockIdx.y * (THREADS / 32) + threadIdx.x / 32);
-	const int32_t lane = (int32_t)threadIdx.x & 31;
-	const size_t row = blockIdx.x;
-	wait_for_previous();
-	if (h >= m.heads)
-		return;
-	const float *v = m.y + row * (size_t)m.d_ssm + (size_t)(h * P);
-	const float squares = head_squares(v);
-	if (lane == 0)
-		m.squares[row * (size_t)m.heads + (size_t)h] = squares;
-	put_next(m.next, row, h * P + lane, v[lane]);
-	put_next(m.next, row, h * P + lane + 32, v[lane + 32]);
+	if (items == 0)
+		return cudaSuccess;
+	return launch_early(mix_span_kernel, dim3((unsigned)mixer->heads, (unsigned)items), THREADS,
+		0, stream, *mixer, which, behind);
 }
 
 cudaError_t m2_cuda_mix_one(cudaStream_t stream, const struct m2_cuda_mixer *mixer,
@@ -214,12 +257,16 @@ cudaError_t m2_cuda_mix_one(cudaStream_t stream, const struct m2_cuda_mixer *mix
 }
 
 cudaError_t m2_cuda_mix_span(
-	cudaStream_t stream, const struct m2_cuda_mixer *mixer, int32_t n_items, int32_t rows)
+	cudaStream_t stream, const struct m2_cuda_mixer *mixer, const struct m2_cuda_spans *spans)
 {
-	const unsigned blocks = (unsigned)((mixer->heads + THREADS / 32 - 1) / (THREADS / 32));
-	const cudaError_t error = launch_early(mix_span_kernel,
-		dim3((unsigned)mixer->heads, (unsigned)n_items), THREADS, 0, stream, *mixer);
-	return error != cudaSuccess ? error
-				    : launch_early(leave_kernel, dim3((unsigned)rows, blocks),
-					      THREADS, 0, stream, *mixer);
+	cudaError_t error = m2_cuda_ssd_prepare(stream, mixer, spans);
+	if (error == cudaSuccess)
+		error = launch_span(stream, mixer, mixer->leads, spans->leads, false);
+	if (error == cudaSuccess && spans->chunks > 0)
+		error = m2_cuda_ssd_states(stream, mixer, spans);
+	if (error == cudaSuccess && spans->chunks > 0)
+		error = m2_cuda_ssd_outputs(stream, mixer, spans);
+	if (error == cudaSuccess)
+		error = launch_span(stream, mixer, mixer->tails, spans->tails, true);
+	return error;
 }

@@ -25,7 +25,13 @@ __global__ void convolve_kernel(const struct m2_cuda_mixer m)
 	for (int32_t j = 0; j < m.taps; j++)
 		sum = fmaf(m.conv[(size_t)c * (size_t)m.taps + (size_t)j],
 			raw_column(m, item, t - (m.taps - 1) + j, c), sum);
-	m.xbc[(size_t)row * (size_t)m.channels + (size_t)c] = silu(sum);
+	float *to = m.xbc + (size_t)row * (size_t)m.channels;
+	if (!is_chunked(item, t))
+		to[c] = silu(sum);
+	else if (m.next.type == M2_DTYPE_F16) /* for the chunked form (ssd.cuh) */
+		((__half *)to)[c] = from_float<__half>(silu(sum));
+	else
+		((__nv_bfloat16 *)to)[c] = from_float<__nv_bfloat16>(silu(sum));
 }
 
 /* The item's last columns into the ring, after everybody has read it. */

@@ -40,15 +40,39 @@ __device__ inline float raw_column(
 		      (size_t)c];
 }
 
-/* The step of head h at a row, and its decay. */
+/* Whether token t of an item lies in a whole chunk. */
+__device__ inline bool is_chunked(const struct m2_cuda_item &item, int32_t t)
+{
+	return t >= item.lead && t < item.lead + item.chunks * 64;
+}
+
+/* What in_proj says about the step of head h at a row. */
+__device__ inline float raw_dt(const struct m2_cuda_mixer &m, int32_t row, int32_t h)
+{
+	return m.in_out[(size_t)row * (size_t)m.in_stride + (size_t)(xbc_at(m) + m.channels + h)];
+}
+
+/* The step dt of head h from that. */
+__device__ inline float dt_from(const struct m2_cuda_mixer &m, float raw, int32_t h)
+{
+	const float biased = raw + m.dt_bias[h];
+	const float soft = biased > 20.0f ? biased : log1pf(expf(biased));
+	return fminf(fmaxf(soft, m.dt_min), m.dt_max);
+}
+__device__ inline float dt_of(const struct m2_cuda_mixer &m, int32_t row, int32_t h)
+{
+	return dt_from(m, raw_dt(m, row, h), h);
+}
+
+/* dt and its decay. */
+__device__ inline float2 step_from(const struct m2_cuda_mixer &m, float raw, int32_t h)
+{
+	const float dt = dt_from(m, raw, h);
+	return make_float2(dt, expf(dt * m.a[h]));
+}
 __device__ inline float2 step_of(const struct m2_cuda_mixer &m, int32_t row, int32_t h)
 {
-	const float raw =
-		m.in_out[(size_t)row * (size_t)m.in_stride + (size_t)(xbc_at(m) + m.channels + h)] +
-		m.dt_bias[h];
-	const float soft = raw > 20.0f ? raw : log1pf(expf(raw));
-	const float dt = fminf(fmaxf(soft, m.dt_min), m.dt_max);
-	return make_float2(dt, expf(dt * m.a[h]));
+	return step_from(m, raw_dt(m, row, h), h);
 }
 
 #endif

@@ -13,6 +13,7 @@
 #include "kernels/cuda/launch.h"
 
 enum { M2_CUDA_PIECE = 8 << 20, M2_CUDA_ALIGN = 256, M2_CUDA_PIECES = 2, M2_CUDA_GRAPHS = 24 };
+enum { M2_CUDA_GRAPH_ITEMS = 512 /* of the largest graph */ };
 
 struct m2_device {
 	int32_t ordinal;
@@ -42,11 +43,30 @@ struct m2_cuda_layer {
 
 /* What a step tells the device, one run of bytes that is copied at once. */
 struct m2_cuda_orders {
-	int32_t *count;             /* items that are there */
-	struct m2_cuda_item *items; /* [max_items] */
-	int32_t *row_item;          /* [max_tokens] */
-	int32_t *tokens;            /* [max_tokens] */
-	int32_t *wanted;            /* [max_tokens] rows whose logits are wanted */
+	int32_t *count;                   /* [2]: items that are there; number of the step */
+	struct m2_cuda_item *items;       /* [max_items] */
+	int32_t *row_item;                /* [max_tokens] */
+	int32_t *tokens;                  /* [max_tokens] */
+	int32_t *wanted;                  /* [max_tokens] rows whose logits are wanted */
+	struct m2_cuda_pick_order *picks; /* [max_tokens] what is picked from each of those */
+	/* Of spans; struct m2_cuda_spans says how many there are of each. */
+	int32_t *leads;             /* [max_items] */
+	int32_t *tails;             /* [max_items] */
+	int32_t *chunked;           /* [max_items] */
+	int32_t *chunk_rows;        /* [max_tokens / 64] */
+	struct m2_cuda_tile *tiles; /* [max_tokens / 8 + max_items] */
+};
+
+/* What the host needs of a step from begin to wait; two take turns. */
+struct m2_cuda_flight {
+	struct m2_cuda_orders orders; /* pinned, and so what comes back: */
+	struct m2_pick *picks;        /* [items] */
+	float *logits;                /* [host_rows][V] */
+	struct m2_pick **picks_to;    /* [items] the caller's; NULL: none */
+	float **logits_to;            /* [host_rows] the caller's */
+	int32_t items;
+	int32_t logits_sent; /* rows on their way to `logits` */
+	cudaEvent_t done;
 };
 
 struct m2_cuda_graph {
@@ -74,27 +94,34 @@ struct m2_model {
 	size_t slot_floats;
 	float *state;
 	int64_t *position; /* [slots], host: where each slot stands */
+	bool *picked; /* [slots], host: its last step has picked, and the slot is as it left it */
 
-	struct m2_cuda_orders on_host; /* pinned */
+	struct m2_cuda_flight flights[M2_STEPS_IN_FLIGHT]; /* step n is in n % 2 */
+	uint32_t begun;                                    /* number of the last step begun */
+	uint32_t waited;                                   /* and waited for */
 	struct m2_cuda_orders on_device;
 	size_t orders_bytes;
+	struct m2_cuda_spans spans; /* of the step that is being launched */
+	int32_t *picks;             /* [slots], device: tokens of the last picks */
 
 	/* Buffers of a step, poisoned as one piece by m2_cuda_poison. */
 	char *buffers;
 	size_t buffer_bytes;
 	int32_t rows; /* that the buffers hold: max_tokens or the largest graph's items */
 	int32_t in_stride;
-	int32_t logits_rows;     /* logits are made this many rows at a time */
+	int32_t logits_rows;     /* logits are made this many rows at a time, */
+	int32_t host_rows;       /* and so many travel at a time */
 	float *residual;         /* [rows][d] */
 	float *residual_squares; /* [rows][d / 16] */
 	void *residual_input;    /* [rows][pad(d)] of the next product's type */
 	float *in_out;           /* [rows][in_stride] */
 	float *xbc;              /* [rows][C] */
-	float *y;                /* [rows][Ds] */
-	void *mixed_input;       /* [rows][pad(out_cols)] of out_proj's type */
-	float *mixed_squares;    /* [rows][H] */
-	float *logits;           /* [logits_rows][V] */
-	float *host_logits;      /* the same, pinned */
+	float *y; /* [rows][Ds]; in tuned models the states before chunks: exactly as many bytes */
+	float *chunk_steps;   /* [rows / 64][H][M2_CUDA_STEPS] */
+	void *mixed_input;    /* [rows][pad(out_cols)] of out_proj's type */
+	float *mixed_squares; /* [rows][H] */
+	float *logits;        /* [logits_rows][V] */
+	void *pick_parts;     /* [logits_rows][m2_cuda_pick_bytes(V)] */
 
 	/* Steps of single tokens as graphs, one for up to `items` items each, ascending. */
 	int32_t n_graphs;
@@ -117,20 +144,37 @@ enum m2_err m2_cuda_fill(struct m2_model *model, const struct m2_weight_source *
 /* Numbers of items that graphs are made for, ascending; the first that holds `items`. */
 int32_t m2_cuda_graph_items(int32_t items);
 
-/* graph.c: capture the steps of single tokens; destroy them. */
+/* graph.c: capture the steps of single tokens, from the orders to the picks; destroy them. */
 enum m2_err m2_cuda_graphs_create(struct m2_model *model, struct m2_why *why);
 void m2_cuda_graphs_destroy(struct m2_model *model);
 
-/* All layers for the orders that lie on the host: rows of spans, or `one`: n items of a token each. */
+/* All layers for the orders that lie on the device: rows of spans, or `one`: n items of a token each. */
 cudaError_t m2_cuda_layers(
 	struct m2_model *model, cudaStream_t stream, int32_t items, int32_t rows, bool one);
-/* Final norm and head of rows wanted[0..n). */
+/* Final norm and head of rows wanted[0..n); NULL: of rows 0..n-1. */
 cudaError_t m2_cuda_head(struct m2_model *model, cudaStream_t stream, const int32_t *wanted,
 	int32_t n, const struct m2_cuda_output *out);
 
-/* step.c */
+/* Picks from the first n rows of `logits`, by the orders from number `first` on. */
+cudaError_t m2_cuda_pick_rows(
+	struct m2_model *model, cudaStream_t stream, int32_t first, int32_t n);
+
+/* step.c, flight.c; contracts in kernels/backend.h. */
+enum m2_err m2_cuda_step_begin(
+	struct m2_model *model, const struct m2_work *items, int32_t count, struct m2_why *why);
+enum m2_err m2_cuda_step_wait(struct m2_model *model, struct m2_why *why);
 enum m2_err m2_cuda_step(
 	struct m2_model *model, const struct m2_work *items, int32_t count, struct m2_why *why);
+
+/* flight.c: a row of logits on its way to the caller's memory, until wait or until the pinned rows are
+ * full; then it waits. */
+cudaError_t m2_cuda_flight_send(
+	struct m2_model *model, struct m2_cuda_flight *flight, const float *row, float *to);
+/* Host memory and events of both flights; safe on zeroed ones. */
+cudaError_t m2_cuda_flights_create(struct m2_model *model);
+void m2_cuda_flights_destroy(struct m2_model *model);
+/* The arrays of orders in a run of memory, NULL: only counted.  load.c. */
+struct m2_cuda_orders m2_cuda_orders_at(const struct m2_model *model, char *base, size_t *bytes);
 
 /* Fill every buffer of the step with NaN: what a step reads, it has written.  For tests. */
 void m2_cuda_poison(struct m2_model *model);

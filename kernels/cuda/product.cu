@@ -1,13 +1,13 @@
-/* product.cu - W x for a few to many rows x, weights read once, bits independent of how many.
+/* product.cu - W x for a few to many rows x, bits independent of how many; and which kernel does it.
  *
- * What bounds it: for up to some 64 rows the bytes of W.  W's tiles (launch.h) stream through shared
- * memory by asynchronous copies, each lane fetching just the 16 bytes it will need, and go to the tensor
- * cores' A operand; x is the B operand, eight rows to a tile.
+ * What bounds it: for up to some 100 rows of x the bytes of W, then the tensor cores.  W's tiles (launch.h)
+ * go to the A operand, x to the B operand, eight rows to a tile.
  *
  *   few    up to 8 rows.  A block stays and takes one tile of rows of W after another; its warps' copies
  *          run ahead across tiles, and begin before the kernel that makes x has ended.
- *   many   a block takes 128 rows of W and up to 64 rows of x; slabs of 64 columns are shared by its
- *          warps.  Where that makes too few blocks, a cluster of eight takes a run each.
+ *   stay   Hopper, up to some hundred rows: the same by clusters of eight that hold x.
+ *   wide   Hopper, many rows: blocks of 128 rows of W and up to 192 of x, W and x through a ring.
+ *   many   any device: a block takes 128 rows of W and up to 64 rows of x.
  *
  * Order of summation, the same in all: the columns are cut into eight runs of whole tiles; inside a run
  * tiles ascend; the eight sums are added in order; then bias, then what stood there.  So one row gives
@@ -68,12 +68,97 @@ static cudaError_t launch_f32(cudaStream_t stream, const struct m2_cuda_matrix *
 		m2_cuda_pad(w->cols) / 16, *out);
 }
 
+/* ---- choosing ------------------------------------------------------------------------------- */
+
+/* wgmma adds just as mma.sync does on Hopper (product_hopper.cuh) and is half as fast again; used where
+ * tests/gpu/bench_product has seen the same bits on the device at hand. */
+enum { USE_WGMMA = 1 };
+
+/* What a processor gets, bytes a clock, when all ask at once: of memory (an H100's 3.2 TB/s; an H200's are
+ * 19, and the choices come out alike), of L2. */
+enum { FROM_MEMORY = 14, FROM_L2 = 32 };
+
+static int64_t most(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* Clocks of a processor for 64 rows of W, slabs of 64 columns, `tokens` rows of x: 2048 products a clock at
+ * the peak, and of that what the core reaches. */
+static int64_t multiplying(int64_t slabs, int32_t tokens)
+{
+	return slabs * tokens * 2 * (USE_WGMMA ? 125 : 180) / 100;
+}
+
+/* Units of 64 rows of W, one after the other in each cluster: a start, then for each unit the slowest of
+ * bringing W, multiplying, and (of two groups) half of multiplying and adding.  Sets of rows of x read the
+ * same W; they seldom keep step well enough to have all of it from L2. */
+static int64_t time_of_stay(int32_t rows, int32_t k_tiles, int32_t m, int32_t tokens)
+{
+	const int32_t at_once = m2_cuda_stay_clusters(k_tiles, tokens);
+	const int32_t sets = (m + tokens - 1) / tokens, units = (rows + 63) / 64;
+	const int64_t slabs = ((k_tiles + RUNS - 1) / RUNS + 3) / 4;
+	if (at_once < sets)
+		return INT64_MAX;
+	const int32_t rate = sets == 1                              ? FROM_MEMORY
+			     : sets * FROM_MEMORY * 7 / 8 < FROM_L2 ? sets * FROM_MEMORY * 7 / 8
+								    : FROM_L2;
+	const int64_t multiply = multiplying(slabs, tokens);
+	const int64_t unit =
+		most(most(slabs * 8192 / rate, multiply), (multiply + 1200 + 6 * tokens) / 2);
+	const int32_t clusters = at_once / sets;
+	return 3500 + (units + clusters - 1) / clusters * unit;
+}
+
+/* Waves of blocks; in each the slower of bringing all slabs from L2 and multiplying them, then a begin and
+ * an end.  W has to come from memory at least once. */
+static int64_t time_of_wide(int32_t rows, int32_t k_tiles, int32_t m, int32_t tokens)
+{
+	const int32_t processors = device_limits().processors;
+	const int64_t blocks = (int64_t)((rows + 127) / 128) * ((m + tokens - 1) / tokens);
+	const int64_t waves = (blocks + processors - 1) / processors;
+	const int64_t slabs = RUNS * (int64_t)(((k_tiles + RUNS - 1) / RUNS + 3) / 4);
+	const int64_t wave =
+		most(slabs * (16384 + tokens * 128) / FROM_L2, 2 * multiplying(slabs, tokens));
+	const int64_t memory = (int64_t)rows * k_tiles * 32 / (FROM_MEMORY * processors);
+	return most(waves * wave, memory) + waves * (4000 + tokens * 24);
+}
+
+struct hopper_plan m2_cuda_product_plan(int32_t rows, int32_t k_tiles, int32_t m)
+{
+	static const int32_t stay[] = {16, 32, 64, 128}, wide[] = {64, 128, 192};
+	struct hopper_plan best = {0, false, USE_WGMMA != 0};
+	int64_t shortest = INT64_MAX;
+	if (!m2_cuda_wide_runs())
+		return best;
+	for (const int32_t tokens : stay) {
+		const int64_t time = time_of_stay(rows, k_tiles, m, tokens);
+		if (time < shortest) {
+			shortest = time;
+			best = {tokens, true, USE_WGMMA != 0};
+		}
+	}
+	for (const int32_t tokens : wide) {
+		const int64_t time = time_of_wide(rows, k_tiles, m, tokens);
+		if (time < shortest && (USE_WGMMA || tokens <= 128)) {
+			shortest = time;
+			best = {tokens, false, USE_WGMMA != 0};
+		}
+	}
+	return best;
+}
+
 cudaError_t m2_cuda_product(cudaStream_t stream, const struct m2_cuda_matrix *w,
 	const struct m2_cuda_input *input, int32_t m, const struct m2_cuda_output *out)
 {
 	if (w->dtype == M2_DTYPE_F32) /* of models that are not tuned: no scale, no from */
 		return m <= 1 ? launch_f32<1>(stream, w, input, m, out)
 			      : launch_f32<8>(stream, w, input, m, out);
-	return m2_cuda_few_fits(w, m) ? m2_cuda_product_few(stream, w, input, m, out)
-				      : m2_cuda_product_many(stream, w, input, m, out);
+	if (m2_cuda_few_fits(w, m))
+		return m2_cuda_product_few(stream, w, input, m, out);
+	const struct hopper_plan plan = m2_cuda_product_plan(w->rows, m2_cuda_pad(w->cols) / 16, m);
+	if (plan.tokens == 0)
+		return m2_cuda_product_many(stream, w, input, m, out);
+	return plan.stay ? m2_cuda_product_stay(stream, w, input, m, out, plan)
+			 : m2_cuda_product_wide(stream, w, input, m, out, plan);
 }

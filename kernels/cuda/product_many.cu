@@ -24,20 +24,6 @@ template <int NT> static size_t many_shared()
 	return STAGES * stage > results ? STAGES * stage : results;
 }
 
-/* The B operands of two tiles of columns, from row t of a slab; rows of 128 bytes, whose eight pieces of
- * 16 are permuted by the row so that the eight rows of a matrix lie in different banks. */
-__device__ inline void load_matrix(uint4 &b, const unsigned char *slab, int32_t t0, int32_t piece0)
-{
-	const int32_t lane = (int32_t)threadIdx.x & 31, t = t0 + (lane & 7);
-	const int32_t piece = piece0 + (lane >> 3);
-	const uint32_t at =
-		(uint32_t)__cvta_generic_to_shared(slab + t * 128 + ((piece ^ (t & 7)) << 4));
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-		     : "=r"(b.x), "=r"(b.y), "=r"(b.z), "=r"(b.w)
-		     : "r"(at)
-		     : "memory");
-}
-
 /* What a block of the many kernel works on. */
 struct many_block {
 	const uint4 *w;
@@ -266,7 +252,7 @@ static cudaError_t launch_many(cudaStream_t stream, const struct m2_cuda_matrix 
 	const unsigned tokens = (unsigned)((m + NT * 8 - 1) / (NT * 8));
 	const unsigned blocks = (unsigned)((w->rows + MANY_ROWS - 1) / MANY_ROWS);
 	const bool split =
-		device_limits().clusters && tokens * blocks < (unsigned)device_limits().processors;
+		m2_cuda_wide_runs() && tokens * blocks < (unsigned)device_limits().processors;
 	const auto kernel = split ? product_cluster_kernel<T, NT> : product_many_kernel<T, NT>;
 	const cudaError_t error = allow_shared(kernel, many_shared<NT>());
 	if (error != cudaSuccess)

@@ -48,10 +48,11 @@ __global__ void fill_a_kernel(float *a, int32_t n, bool given)
 
 /* A thread per element; sixteen neighbours leave the sum of their squares. */
 template <typename T>
-__global__ void embed_kernel(const T *embedding, const int32_t *tokens, int32_t d, int32_t k_tiles,
-	const struct m2_cuda_output out)
+__global__ void embed_kernel(const T *embedding, const int32_t *tokens, const int32_t *picks,
+	int32_t d, int32_t k_tiles, const struct m2_cuda_output out)
 {
-	const int32_t row = (int32_t)blockIdx.x, token = tokens[row];
+	const int32_t row = (int32_t)blockIdx.x, given = tokens[row];
+	const int32_t token = given >= 0 ? given : picks[-1 - given];
 	for (int32_t i0 = 0; i0 < d; i0 += THREADS) {
 		const int32_t i = i0 + (int32_t)threadIdx.x;
 		float value = 0.0f;
@@ -100,11 +101,11 @@ cudaError_t m2_cuda_fill_a(cudaStream_t stream, float *a, int32_t n, bool given)
 }
 
 cudaError_t m2_cuda_embed(cudaStream_t stream, const struct m2_cuda_matrix *embedding,
-	const int32_t *tokens, int32_t rows, const struct m2_cuda_output *out)
+	const int32_t *tokens, const int32_t *picks, int32_t rows, const struct m2_cuda_output *out)
 {
 	return with_type(embedding->dtype, [&](auto type) {
 		embed_kernel<<<(unsigned)rows, THREADS, 0, stream>>>(
-			(const decltype(type) *)embedding->data, tokens, embedding->cols,
+			(const decltype(type) *)embedding->data, tokens, picks, embedding->cols,
 			m2_cuda_pad(embedding->cols) / 16, *out);
 		return cudaGetLastError();
 	});
