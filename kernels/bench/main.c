@@ -1,274 +1,106 @@
 /* main.c - mamba2-bench: the engine alone, with random weights, against the machine's own limits.
  *
- * No files, no sockets, no tokenizer: a model of a published shape (or any other) with cheap random
- * numbers, decode at several batch sizes and prompts of several lengths.  A figure is the median of
- * rounds.  Bytes are those a step must move: weights once, each sequence's state read and written.
+ * No files, no sockets, no tokenizer: a model of a published shape (or any other), decode at several batch
+ * sizes and prompts of several lengths, to the last token's pick.  One load serves all figures.
  */
 #include <argp.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
-#include "kernels/backend.h"
+#include "kernels/bench/bench.h"
 
-enum { TABLE = 8192, LIST = 16, ROUNDS = 7 };
-
-struct options {
-	const char *shape;
-	const char *device;
-	enum m2_dtype dtype;
-	int32_t batch[LIST];
-	int n_batch;
-	int32_t prefill[LIST];
-	int n_prefill;
-	int32_t steps;
-	bool logits;
+/* Dimensions given one by one; 0: as the shape has it. */
+struct dimensions {
+	int32_t d_model, layers, heads, head_dim, state_size, groups, vocab;
 };
 
-static double now(void)
-{
-	struct timespec t;
-	(void)clock_gettime(CLOCK_MONOTONIC, &t);
-	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* ---- the model ------------------------------------------------------------------------------ */
-
-static const struct {
-	const char *name;
-	int32_t hidden, layers, groups, vocab;
-	bool tied;
-} shapes[] = {
-	{"130m", 768, 24, 1, 50288, true},
-	{"370m", 1024, 48, 1, 50288, true},
-	{"780m", 1536, 48, 1, 50288, true},
-	{"1.3b", 2048, 48, 1, 50288, true},
-	{"2.7b", 2560, 64, 1, 50288, true},
-	{"7b", 4096, 64, 8, 32768, false},
+struct arguments {
+	struct bench_options o;
+	struct dimensions given;
 };
 
-static bool shape_of(const char *name, struct m2_model_desc *m)
-{
-	for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-		if (strcmp(shapes[i].name, name) != 0)
-			continue;
-		*m = (struct m2_model_desc){
-			.hidden_size = shapes[i].hidden,
-			.n_layers = shapes[i].layers,
-			.vocab_rows = shapes[i].vocab,
-			.n_heads = shapes[i].hidden / 32,
-			.head_dim = 64,
-			.state_size = 128,
-			.n_groups = shapes[i].groups,
-			.conv_kernel = 4,
-			.norm_groups = shapes[i].groups,
-			.tied_head = shapes[i].tied,
-			.conv_bias = true,
-			.gated_norm = true,
-			.norm_eps = 1e-5f,
-			.dt_max = __builtin_inff(),
-		};
-		return true;
-	}
-	return false;
-}
-
-struct weights {
-	enum m2_dtype dtype;
-	float table[TABLE];
-	unsigned char packed[TABLE * 4];
-};
-
-static enum m2_dtype weight_dtype(void *ctx, int layer, enum m2_weight which)
-{
-	const struct weights *w = ctx;
-	(void)layer;
-	const bool matrix = which == M2_W_EMBEDDING || which == M2_W_IN_PROJ ||
-			    which == M2_W_OUT_PROJ || which == M2_W_HEAD;
-	return matrix ? w->dtype : M2_DTYPE_F32;
-}
-
-/* Small random numbers over and over: cheap to make, and no step overflows. */
-static enum m2_err weight_read(void *ctx, int layer, enum m2_weight which, size_t first,
-	size_t count, void *dst, struct m2_why *why)
-{
-	const struct weights *w = ctx;
-	const enum m2_dtype dtype = weight_dtype(ctx, layer, which);
-	const size_t size = m2_dtype_bytes(dtype);
-	const void *from = dtype == M2_DTYPE_F32 ? (const void *)w->table : (const void *)w->packed;
-	(void)first;
-	(void)why;
-	for (size_t done = 0; done < count; done += TABLE)
-		memcpy((char *)dst + done * size, from,
-			(count - done < TABLE ? count - done : TABLE) * size);
-	return M2_OK;
-}
-
-static void fill_table(struct weights *w, enum m2_dtype dtype)
-{
-	uint64_t x = 88172645463325252u;
-	w->dtype = dtype;
-	for (int i = 0; i < TABLE; i++) {
-		x ^= x << 13;
-		x ^= x >> 7;
-		x ^= x << 17;
-		w->table[i] = (float)((double)(int64_t)x * 0x1p-63 * 0.04);
-	}
-	m2_dtype_from_f32(w->packed, dtype, w->table, TABLE);
-}
-
-/* ---- measuring ------------------------------------------------------------------------------ */
-
-static int by_value(const void *a, const void *b)
-{
-	const double x = *(const double *)a, y = *(const double *)b;
-	return (x > y) - (x < y);
-}
-
-struct bench {
-	const struct options *o;
-	const struct m2_backend *backend;
-	struct m2_device *device;
-	struct m2_model_desc desc;
-	struct weights weights;
-};
-
-/* What a measurement needs beside the model: items spans of the same tokens. */
-struct spans {
-	struct m2_work *work;
-	int32_t *ids;
-	float *logits;
-};
-
-static enum m2_err spans_create(
-	const struct bench *b, int32_t items, int32_t tokens, struct spans *s, struct m2_why *why)
-{
-	const size_t vocab = (size_t)b->desc.vocab_rows;
-	s->work = calloc((size_t)items, sizeof *s->work);
-	s->ids = calloc((size_t)tokens, sizeof *s->ids);
-	s->logits = calloc((size_t)items * vocab, sizeof *s->logits);
-	if (s->work == NULL || s->ids == NULL || s->logits == NULL)
-		return m2_fail(M2_ENOMEM, why, "no memory for %d spans", (int)items);
-	for (int32_t t = 0; t < tokens; t++)
-		s->ids[t] = (int32_t)((int64_t)t * 7919 % b->desc.vocab_rows);
-	for (int32_t i = 0; i < items; i++)
-		s->work[i] = (struct m2_work){.slot = i,
-			.n_tokens = tokens,
-			.tokens = s->ids,
-			.logits_first = b->o->logits ? tokens - 1 : tokens,
-			.logits = s->logits + (size_t)i * vocab};
-	return M2_OK;
-}
-
-static void spans_destroy(struct spans *s)
-{
-	free(s->work);
-	free(s->ids);
-	free(s->logits);
-}
-
-/* Seconds of one step, the median of rounds of `steps`; the first round warms up. */
-static enum m2_err time_steps(struct bench *b, struct m2_model *model, const struct spans *s,
-	int32_t items, int32_t steps, double *seconds, struct m2_why *why)
-{
-	double times[ROUNDS];
-	for (int round = -1; round < ROUNDS; round++) {
-		const double start = now();
-		for (int32_t step = 0; step < steps; step++) {
-			const enum m2_err err = b->backend->step(model, s->work, items, why);
-			if (err != M2_OK)
-				return err;
-			for (int32_t i = 0; i < items; i++)
-				s->work[i].position += s->work[i].n_tokens;
-		}
-		if (round >= 0)
-			times[round] = (now() - start) / (double)steps;
-	}
-	qsort(times, ROUNDS, sizeof times[0], by_value);
-	*seconds = times[ROUNDS / 2];
-	return M2_OK;
-}
-
-/* A step of `items` spans of `tokens` tokens on a model of its own. */
-static enum m2_err measure(struct bench *b, int32_t items, int32_t tokens, int32_t steps,
-	double *seconds, struct m2_footprint *footprint, struct m2_why *why)
-{
-	const struct m2_weight_source source = {&b->weights, weight_dtype, weight_read};
-	const struct m2_load_options load = {.slots = items,
-		.max_tokens = items * tokens,
-		.max_items = items,
-		.state = M2_DTYPE_F32};
-	struct m2_model *model = NULL;
-	struct spans s = {.work = NULL};
-	enum m2_err err = b->backend->plan(b->device, &b->desc, &source, &load, footprint, why);
-	if (err == M2_OK)
-		err = b->backend->load(b->device, &b->desc, &source, &load, &model, why);
-	if (err != M2_OK)
-		return err;
-	err = spans_create(b, items, tokens, &s, why);
-	if (err == M2_OK)
-		err = time_steps(b, model, &s, items, steps, seconds, why);
-	spans_destroy(&s);
-	b->backend->unload(&model);
-	return err;
-}
-
-static enum m2_err run(struct bench *b, struct m2_why *why)
-{
-	struct m2_footprint f;
-	double s = 0.0;
-	for (int i = 0; i < b->o->n_batch; i++) {
-		const int32_t n = b->o->batch[i];
-		const enum m2_err err = measure(b, n, 1, b->o->steps, &s, &f, why);
-		if (err != M2_OK)
-			return err;
-		const double bytes = (double)f.weights + 2.0 * (double)n * (double)f.per_slot;
-		(void)printf("%-6s decode B=%-4d %9.3f ms %10.0f tok/s %8.0f GB/s\n", b->o->shape,
-			(int)n, s * 1e3, n / s, bytes / s * 1e-9);
-		(void)fflush(stdout);
-	}
-	for (int i = 0; i < b->o->n_prefill; i++) {
-		const int32_t n = b->o->prefill[i];
-		const enum m2_err err = measure(b, 1, n, 1, &s, &f, why);
-		if (err != M2_OK)
-			return err;
-		(void)printf("%-6s prompt %-6d %9.3f ms %10.0f tok/s\n", b->o->shape, (int)n,
-			s * 1e3, n / s);
-		(void)fflush(stdout);
-	}
-	return M2_OK;
-}
-
-/* ---- options -------------------------------------------------------------------------------- */
+enum { D_MODEL = 256, LAYERS, HEADS, HEAD_DIM, STATE_SIZE, GROUPS, VOCAB, STATE, JSON, WAIT };
+enum { LOGITS = WAIT + 1, ISA, SECONDS };
 
 static const struct argp_option argp_options[] = {
-	{"shape", 's', "NAME", 0, "130m, 370m, 780m, 1.3b, 2.7b or 7b", 0},
-	{"device", 'd', "DEVICE", 0, "cpu, ref or cuda:N (cpu)", 0},
-	{"dtype", 't', "TYPE", 0, "weights: f32, f16 or bf16 (bf16)", 0},
-	{"batch", 'b', "N,...", 0, "decode that many sequences at once", 0},
-	{"prefill", 'p', "N,...", 0, "prompts of that many tokens", 0},
-	{"steps", 'n', "N", 0, "steps of a round (20)", 0},
-	{"no-logits", 'l', NULL, 0, "without the head", 0},
+	{"shape", 's', "NAME", 0, "130m, 370m, 780m, 1.3b, 2.7b or 7b (130m)", 1},
+	{"d-model", D_MODEL, "N", 0, "dimensions that differ from the shape's", 2},
+	{"layers", LAYERS, "N", 0, NULL, 2},
+	{"heads", HEADS, "N", 0, NULL, 2},
+	{"head-dim", HEAD_DIM, "N", 0, NULL, 2},
+	{"state-size", STATE_SIZE, "N", 0, NULL, 2},
+	{"groups", GROUPS, "N", 0, NULL, 2},
+	{"vocab", VOCAB, "N", 0, NULL, 2},
+	{"device", 'd', "DEVICE", 0, "cpu, ref or cuda:N (cpu)", 3},
+	{"threads", 'j', "N", 0, "of the cpu (all processors)", 3},
+	{"isa", ISA, "NAME", 0, "of the cpu: auto, portable, avx2, avx512", 3},
+	{"dtype", 't', "TYPE", 0, "weights: f32, f16, bf16 or int8 (bf16)", 4},
+	{"state", STATE, "TYPE", 0, "state: f32, bf16 or int8 (f32)", 4},
+	{"batch", 'b', "N,...", 0, "decode that many sequences at once; 0: none", 5},
+	{"prefill", 'p', "N,...", 0, "prompts of that many tokens; 0: none", 5},
+	{"wait", WAIT, NULL, 0, "wait for each step before the next begins", 6},
+	{"logits", LOGITS, NULL, 0, "bring logits to the host instead of picks", 6},
+	{"seconds", SECONDS, "S", 0, "about what each figure takes (0.2)", 6},
+	{"json", JSON, NULL, 0, "one JSON object instead of a table", 7},
 	{0},
 };
 
-static int numbers(const char *text, int32_t *out)
+static int32_t number(struct argp_state *state, const char *text, long least, long most)
+{
+	char *end;
+	const long value = strtol(text, &end, 10);
+	if (end == text || *end != '\0' || value < least || value > most)
+		argp_error(state, "\"%s\" is not a number from %ld to %ld", text, least, most);
+	return (int32_t)value;
+}
+
+/* "1,8,64"; "0" is an empty list. */
+static int numbers(struct argp_state *state, const char *text, int32_t *out)
 {
 	int n = 0;
-	char *end;
-	for (const char *p = text; n < LIST && *p != '\0'; p = *end == ',' ? end + 1 : end) {
+	if (strcmp(text, "0") == 0)
+		return 0;
+	for (const char *p = text; *p != '\0';) {
+		char *end;
 		const long value = strtol(p, &end, 10);
-		if (end == p || value < 1 || value > 1 << 20)
-			return 0;
+		const bool more = *end == ',' && end[1] != '\0';
+		if (end == p || value < 1 || value > 1 << 20 || n == BENCH_LIST ||
+			(*end != '\0' && !more))
+			argp_error(state, "\"%s\" is not a list of up to %d numbers", text,
+				BENCH_LIST);
 		out[n++] = (int32_t)value;
+		p = more ? end + 1 : end;
 	}
 	return n;
 }
 
+static enum m2_dtype dtype(struct argp_state *state, const char *text)
+{
+	static const enum m2_dtype all[] = {
+		M2_DTYPE_F32, M2_DTYPE_F16, M2_DTYPE_BF16, M2_DTYPE_INT8};
+	for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+		if (strcmp(text, m2_dtype_name(all[i])) == 0)
+			return all[i];
+	argp_error(state, "there is no type \"%s\"; there are f32, f16, bf16 and int8", text);
+	return M2_DTYPE_NONE;
+}
+
+static error_t take_dimension(int key, const char *arg, struct argp_state *state)
+{
+	struct dimensions *g = &((struct arguments *)state->input)->given;
+	int32_t *const places[] = {&g->d_model, &g->layers, &g->heads, &g->head_dim, &g->state_size,
+		&g->groups, &g->vocab};
+	*places[key - D_MODEL] = number(state, arg, 1, 1 << 24);
+	return 0;
+}
+
 static error_t take(int key, char *arg, struct argp_state *state)
 {
-	struct options *o = state->input;
+	struct bench_options *o = &((struct arguments *)state->input)->o;
+	if (key >= D_MODEL && key <= VOCAB)
+		return take_dimension(key, arg, state);
 	switch (key) {
 	case 's':
 		o->shape = arg;
@@ -276,27 +108,131 @@ static error_t take(int key, char *arg, struct argp_state *state)
 	case 'd':
 		o->device = arg;
 		return 0;
+	case 'j':
+		o->threads = number(state, arg, 1, 256);
+		return 0;
+	case ISA:
+		o->isa = arg;
+		return 0;
 	case 't':
-		o->dtype = strcmp(arg, "f32") == 0   ? M2_DTYPE_F32
-			   : strcmp(arg, "f16") == 0 ? M2_DTYPE_F16
-						     : M2_DTYPE_BF16;
+		o->weights = dtype(state, arg);
+		return 0;
+	case STATE:
+		o->state = dtype(state, arg);
 		return 0;
 	case 'b':
-		if ((o->n_batch = numbers(arg, o->batch)) == 0)
-			argp_error(state, "--batch: numbers separated by commas");
+		o->n_batch = numbers(state, arg, o->batch);
 		return 0;
 	case 'p':
-		if ((o->n_prefill = numbers(arg, o->prefill)) == 0)
-			argp_error(state, "--prefill: numbers separated by commas");
+		o->n_prefill = numbers(state, arg, o->prefill);
 		return 0;
-	case 'n':
-		o->steps = (int32_t)strtol(arg, NULL, 10);
-		return o->steps > 0 ? 0 : EINVAL;
-	case 'l':
-		o->logits = false;
+	case WAIT:
+		o->mode = BENCH_WAIT;
+		return 0;
+	case LOGITS:
+		o->mode = BENCH_LOGITS;
+		return 0;
+	case SECONDS:
+		o->seconds = strtod(arg, NULL);
+		return o->seconds > 0.0 && o->seconds <= 3600.0 ? 0 : EINVAL;
+	case JSON:
+		o->json = true;
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* ---- what to run ---------------------------------------------------------------------------- */
+
+static void set(int32_t *to, int32_t given)
+{
+	if (given > 0)
+		*to = given;
+}
+
+/* The shape, and what differs from it.  A width alone brings the heads that it usually has. */
+static enum m2_err describe(struct arguments *a, struct m2_why *why)
+{
+	struct m2_model_desc *m = &a->o.desc;
+	const struct dimensions *g = &a->given;
+	const struct dimensions none = {0};
+	if (!bench_shape(a->o.shape, m))
+		return m2_fail_field(
+			M2_EINVAL, why, "shape", "there is no shape \"%s\"", a->o.shape);
+	set(&m->hidden_size, g->d_model);
+	set(&m->n_layers, g->layers);
+	set(&m->head_dim, g->head_dim);
+	if (g->d_model > 0 || g->head_dim > 0)
+		m->n_heads = 2 * m->hidden_size / m->head_dim;
+	set(&m->n_heads, g->heads);
+	set(&m->state_size, g->state_size);
+	set(&m->n_groups, g->groups);
+	set(&m->norm_groups, g->groups);
+	set(&m->vocab_rows, g->vocab);
+	if (memcmp(g, &none, sizeof none) != 0)
+		a->o.shape = "custom";
+	return m2_model_desc_check(m, why);
+}
+
+static enum m2_err open_device(struct bench_run *b, struct m2_why *why)
+{
+	const struct bench_options *o = b->o;
+	const bool cuda = strncmp(o->device, "cuda", 4) == 0;
+	const struct m2_device_options options = {
+		.ordinal =
+			cuda && o->device[4] == ':' ? (int32_t)strtol(o->device + 5, NULL, 10) : 0,
+		.threads = o->threads,
+		.isa = o->isa,
+	};
+	enum m2_err err = m2_backend_find(cuda ? "cuda" : o->device, &b->backend, why);
+	if (err == M2_OK)
+		err = b->backend->open(&options, &b->device, why);
+	if (err == M2_OK)
+		b->backend->info(b->device, &b->info);
+	return err;
+}
+
+static enum m2_err run(struct bench_run *b, struct m2_why *why)
+{
+	const struct bench_options *o = b->o;
+	enum m2_err err = open_device(b, why);
+	if (err == M2_OK)
+		err = bench_measure_limits(b, why);
+	if (err == M2_OK)
+		err = bench_load(b, why);
+	if (err == M2_OK && !o->json)
+		bench_report_head(b);
+	for (int i = 0; i < o->n_batch && err == M2_OK; i++) {
+		if (b->decode[i].fits)
+			err = bench_decode(b, &b->decode[i], why);
+		if (err == M2_OK && !o->json)
+			bench_report_decode(b, &b->decode[i]);
+	}
+	for (int i = 0; i < o->n_prefill && err == M2_OK; i++) {
+		err = bench_prefill(b, &b->prefill[i], why);
+		if (err == M2_OK && !o->json)
+			bench_report_prefill(b, &b->prefill[i]);
+	}
+	if (err == M2_OK && o->json)
+		bench_report_json(b);
+	return err;
+}
+
+/* What is measured when nothing is said: on a GPU the figures of record, elsewhere what ends soon. */
+static void set_defaults(struct bench_options *o)
+{
+	static const int32_t gpu_batch[] = {1, 8, 64, 256}, gpu_prefill[] = {512, 2048, 8192};
+	static const int32_t cpu_batch[] = {1, 8, 32}, cpu_prefill[] = {512};
+	const bool gpu = strncmp(o->device, "cuda", 4) == 0;
+	if (o->n_batch < 0) {
+		o->n_batch = gpu ? 4 : 3;
+		memcpy(o->batch, gpu ? gpu_batch : cpu_batch, (size_t)o->n_batch * sizeof(int32_t));
+	}
+	if (o->n_prefill < 0) {
+		o->n_prefill = gpu ? 3 : 1;
+		memcpy(o->prefill, gpu ? gpu_prefill : cpu_prefill,
+			(size_t)o->n_prefill * sizeof(int32_t));
 	}
 }
 
@@ -304,29 +240,23 @@ int main(int argc, char **argv)
 {
 	static const struct argp argp = {argp_options, take, NULL,
 		"Measure the engine with random weights.", NULL, NULL, NULL};
-	static struct bench b;
-	static struct options o = {.shape = "130m",
-		.device = "cpu",
-		.dtype = M2_DTYPE_BF16,
-		.steps = 20,
-		.logits = true};
+	static struct arguments a = {.o = {.shape = "130m",
+					     .device = "cpu",
+					     .weights = M2_DTYPE_BF16,
+					     .state = M2_DTYPE_F32,
+					     .n_batch = -1,
+					     .n_prefill = -1,
+					     .seconds = 0.2}};
+	static struct bench_run b = {.o = &a.o};
 	struct m2_why why = {.text = ""};
-	if (argp_parse(&argp, argc, argv, 0, NULL, &o) != 0)
+	if (argp_parse(&argp, argc, argv, 0, NULL, &a) != 0)
 		return 2;
-	if (!shape_of(o.shape, &b.desc)) {
-		(void)fprintf(stderr, "mamba2-bench: no shape named %s\n", o.shape);
-		return 2;
-	}
-	b.o = &o;
-	fill_table(&b.weights, o.dtype);
-	const bool cuda = strncmp(o.device, "cuda", 4) == 0;
-	const struct m2_device_options device = {
-		.ordinal = cuda && o.device[4] == ':' ? atoi(o.device + 5) : 0};
-	enum m2_err err = m2_backend_find(cuda ? "cuda" : o.device, &b.backend, &why);
-	if (err == M2_OK)
-		err = b.backend->open(&device, &b.device, &why);
+	set_defaults(&a.o);
+	enum m2_err err = describe(&a, &why);
 	if (err == M2_OK)
 		err = run(&b, &why);
+	if (b.model != NULL)
+		b.backend->unload(&b.model);
 	if (b.device != NULL)
 		b.backend->close(&b.device);
 	if (err != M2_OK)
