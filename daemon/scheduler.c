@@ -2,11 +2,13 @@
 #include "daemon/scheduler.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "daemon/scheduler_internal.h"
 
 void m2_scheduler_add(struct m2_scheduler *s, struct m2_lane *lane)
 {
+	lane->fair = &s->fair;
 	lane->next = s->lanes;
 	s->lanes = lane;
 }
@@ -21,7 +23,7 @@ static void unlink_lane(struct m2_scheduler *s, struct m2_lane *lane)
 
 void m2_scheduler_remove(struct m2_scheduler *s, struct m2_lane *lane)
 {
-	assert(lane->n_running == 0 && lane->queue_head == NULL);
+	assert(lane->n_running == 0 && lane->n_present == 0);
 	unlink_lane(s, lane);
 }
 
@@ -29,53 +31,27 @@ void m2_scheduler_submit(struct m2_scheduler *s, struct m2_lane *lane, struct m2
 {
 	(void)s;
 	task->lane = lane;
-	task->next = NULL;
-	if (lane->queue_tail != NULL)
-		lane->queue_tail->next = task;
-	else
-		lane->queue_head = task;
-	lane->queue_tail = task;
-	if (task->deadline_ns < lane->queue_deadline)
-		lane->queue_deadline = task->deadline_ns;
+	m2_queue_enter(lane, task);
 	/* its cancellation may have come, and rung, before it was here */
 	if (atomic_load_explicit(&task->cancel, memory_order_relaxed) != 0)
-		lane->queue_deadline = 0;
-	atomic_fetch_add_explicit(&lane->queued, 1, memory_order_relaxed);
-}
-
-/* It leaves the queue; it is in no list after this. */
-static void left_queue(struct m2_lane *lane, struct m2_task *task)
-{
-	task->next = NULL;
-	atomic_fetch_sub_explicit(&lane->queued, 1, memory_order_relaxed);
-	if (task->waits)
-		atomic_fetch_sub_explicit(&lane->waiting, 1, memory_order_relaxed);
+		lane->wait_deadline = 0;
 }
 
 /* ---- ending ------------------------------------------------------------------------------------ */
 
-static void release_slots(struct m2_lane *lane, struct m2_task *task)
-{
-	for (uint32_t i = 0; i < task->n_slots; i++) {
-		struct m2_sequence *q = &task->sequences[i];
-		if (q->slot >= 0)
-			lane->free_slots[lane->n_free++] = q->slot;
-		q->slot = -1;
-	}
-	atomic_store_explicit(
-		&lane->slots_used, lane->facts.slots - lane->n_free, memory_order_relaxed);
-}
-
 /* All sequences have ended: finish the results and hand the task back.  It is not ours after this. */
 static void retire(struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task)
 {
-	release_slots(lane, task);
-	m2_results_finish(
-		task->header, task->err, task->err != M2_OK ? task->why.text : "", s->clock());
+	const uint64_t now = s->clock();
+	if (task->stage == M2_STAGE_PAUSED)
+		task->header->paused_ns += now - task->paused_at;
+	m2_scheduler_free_all(lane, task);
+	m2_queue_stage(lane, task, M2_STAGE_NONE);
+	m2_results_finish(task->header, task->err, task->err != M2_OK ? task->why.text : "", now);
 	s->events.done(s->events.ctx, task);
 }
 
-static void end_task(struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task,
+void m2_scheduler_end(struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task,
 	enum m2_finish finish, enum m2_err err, const char *sentence)
 {
 	task->err = m2_fail(err, &task->why, "%s", sentence);
@@ -98,16 +74,17 @@ static void end_by_verdict(
 	struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task, enum m2_finish finish)
 {
 	if (finish == M2_FINISH_DEADLINE)
-		end_task(s, lane, task, finish, M2_EDEADLINE, "the request's deadline passed");
+		m2_scheduler_end(
+			s, lane, task, finish, M2_EDEADLINE, "the request's deadline passed");
 	else if (finish == M2_FINISH_ERROR)
-		end_task(
+		m2_scheduler_end(
 			s, lane, task, finish, M2_EWORKER, "the process that ran the request ends");
 	else
-		end_task(s, lane, task, M2_FINISH_CANCELLED, M2_ECANCELED,
+		m2_scheduler_end(s, lane, task, M2_FINISH_CANCELLED, M2_ECANCELED,
 			"the request was cancelled");
 }
 
-/* ---- sweep and admit --------------------------------------------------------------------------- */
+/* ---- sweep ------------------------------------------------------------------------------------- */
 
 static void sweep_running(struct m2_scheduler *s, struct m2_lane *lane, uint64_t now)
 {
@@ -123,65 +100,34 @@ static void sweep_running(struct m2_scheduler *s, struct m2_lane *lane, uint64_t
 	lane->n_running = kept;
 }
 
-/* The queue may be long, so it is walked only when something in it may have to end. */
-static void sweep_queue(struct m2_scheduler *s, struct m2_lane *lane, uint64_t now)
+static void sweep_list(
+	struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *first, uint64_t now)
+{
+	for (struct m2_task *task = first, *next; task != NULL; task = next) {
+		next = task->next;
+		const enum m2_finish finish = verdict(lane, task, now);
+		if (finish != M2_FINISH_RUNNING)
+			end_by_verdict(s, lane, task, finish);
+		else if (task->deadline_ns < lane->wait_deadline)
+			lane->wait_deadline = task->deadline_ns;
+	}
+}
+
+/* Those that wait may be many, so they are walked only when one of them may have to end. */
+static void sweep_waiting(struct m2_scheduler *s, struct m2_lane *lane, uint64_t now)
 {
 	const uint32_t alarm = atomic_load_explicit(&lane->alarm, memory_order_acquire);
-	if (alarm == lane->alarm_seen && now < lane->queue_deadline &&
+	if (alarm == lane->alarm_seen && now < lane->wait_deadline &&
 		now < atomic_load_explicit(&lane->cancel_at, memory_order_relaxed))
 		return;
 	lane->alarm_seen = alarm;
-	lane->queue_deadline = UINT64_MAX;
-	struct m2_task *task = lane->queue_head;
-	struct m2_task **link = &lane->queue_head;
-	lane->queue_tail = NULL;
-	while (task != NULL) {
-		struct m2_task *next = task->next;
-		const enum m2_finish finish = verdict(lane, task, now);
-		if (finish == M2_FINISH_RUNNING) {
-			*link = task;
-			link = &task->next;
-			lane->queue_tail = task;
-			if (task->deadline_ns < lane->queue_deadline)
-				lane->queue_deadline = task->deadline_ns;
-		} else {
-			left_queue(lane, task);
-			end_by_verdict(s, lane, task, finish);
-		}
-		task = next;
-	}
-	*link = NULL;
-}
-
-static struct m2_task *take_from_queue(struct m2_lane *lane)
-{
-	struct m2_task *task = lane->queue_head;
-	lane->queue_head = task->next;
-	if (lane->queue_head == NULL)
-		lane->queue_tail = NULL;
-	left_queue(lane, task);
-	return task;
-}
-
-static void admit(struct m2_scheduler *s, struct m2_lane *lane, uint64_t now)
-{
-	while (lane->queue_head != NULL && lane->queue_head->n_slots <= (uint32_t)lane->n_free) {
-		struct m2_task *task = take_from_queue(lane);
-		for (uint32_t i = 0; i < task->n_slots; i++)
-			task->sequences[i].slot = lane->free_slots[--lane->n_free];
-		atomic_store_explicit(
-			&lane->slots_used, lane->facts.slots - lane->n_free, memory_order_relaxed);
-		task->header->admitted_ns = now;
-		/* the other slots get copies of this one, which also clears them */
-		if (lane->facts.backend->slot_reset(lane->facts.model, task->sequences[0].slot) !=
-			M2_OK) {
-			end_task(s, lane, task, M2_FINISH_ERROR, M2_EDEVICE,
-				"clearing a sequence's state failed");
-			continue;
-		}
-		atomic_store_explicit(
-			&task->header->state, M2_RESULTS_RUNNING, memory_order_release);
-		lane->running[lane->n_running++] = task;
+	lane->wait_deadline = UINT64_MAX;
+	/* backwards: a party that is emptied has the last one put in its place */
+	for (int32_t i = lane->n_present; i-- > 0;) {
+		struct m2_party *party = &lane->parties[lane->present[i]];
+		for (int p = 0; p < M2_PRIORITY_COUNT; p++)
+			sweep_list(s, lane, party->queue[p].first, now);
+		sweep_list(s, lane, party->paused.first, now);
 	}
 }
 
@@ -193,10 +139,34 @@ static bool complete(const struct m2_task *task)
 			    : task->prompt_done == task->prompt_tokens && task->n_live == 0;
 }
 
+/* Those that were in the step go behind those that were not, and its first behind its others: so that each
+ * of a user's tasks has its turn when there is not room, or not the right, for all of them. */
+static void rotate(struct m2_lane *lane)
+{
+	struct m2_task *first = NULL;
+	int32_t n = 0;
+	for (int32_t i = 0; i < lane->n_running; i++)
+		if (!lane->running[i]->in_step)
+			lane->order[n++] = lane->running[i];
+	for (int32_t i = 0; i < lane->n_running; i++) {
+		struct m2_task *task = lane->running[i];
+		if (!task->in_step)
+			continue;
+		if (first != NULL)
+			lane->order[n++] = task;
+		else
+			first = task;
+	}
+	if (first != NULL)
+		lane->order[n++] = first;
+	memcpy(lane->running, lane->order, (size_t)n * sizeof *lane->order);
+}
+
 /* After a step: ring, tell, retire. */
 static void settle(struct m2_scheduler *s, struct m2_lane *lane)
 {
 	int32_t kept = 0;
+	rotate(lane);
 	for (int32_t i = 0; i < lane->n_running; i++) {
 		struct m2_task *task = lane->running[i];
 		const bool changed = task->changed;
@@ -213,8 +183,6 @@ static void settle(struct m2_scheduler *s, struct m2_lane *lane)
 			m2_results_ring(task->header);
 	}
 	lane->n_running = kept;
-	atomic_store_explicit(
-		&lane->slots_used, lane->facts.slots - lane->n_free, memory_order_relaxed);
 }
 
 /* A step that the backend refused: its tasks end, the others go on. */
@@ -225,7 +193,7 @@ static void drop_step(
 	for (int32_t i = 0; i < lane->n_running; i++) {
 		struct m2_task *task = lane->running[i];
 		if (task->in_step)
-			end_task(s, lane, task, M2_FINISH_ERROR, err, why->text);
+			m2_scheduler_end(s, lane, task, M2_FINISH_ERROR, err, why->text);
 		else
 			lane->running[kept++] = task;
 	}
@@ -238,6 +206,7 @@ static enum m2_err run_step(struct m2_scheduler *s, struct m2_lane *lane, struct
 	const enum m2_err err =
 		lane->facts.backend->step(lane->facts.model, lane->work, lane->n_items, why);
 	const uint64_t now = s->clock();
+	m2_scheduler_book(lane, err == M2_OK);
 	if (err == M2_EDEVICE)
 		return err;
 	if (err != M2_OK) {
@@ -250,56 +219,73 @@ static enum m2_err run_step(struct m2_scheduler *s, struct m2_lane *lane, struct
 		if (lane->running[i]->in_step)
 			lane->running[i]->header->engine_ns += now - start;
 	for (int32_t i = 0; i < lane->n_items; i++) {
-		s->tokens += (uint64_t)lane->work[i].n_tokens;
+		const uint32_t tokens = (uint32_t)lane->work[i].n_tokens;
+		s->tokens += tokens;
+		lane->items[i].task->turn_tokens += tokens;
 		m2_scheduler_deliver(lane, i, now);
 	}
 	settle(s, lane);
 	return M2_OK;
 }
 
-static enum m2_err step_lane(
-	struct m2_scheduler *s, struct m2_lane *lane, bool *worked, struct m2_why *why)
+/* The lane of the user who is furthest behind; the first of several.  NULL: nothing runs. */
+static struct m2_lane *choose_lane(struct m2_scheduler *s)
 {
-	const uint64_t now = s->clock();
-	sweep_running(s, lane, now);
-	sweep_queue(s, lane, now);
-	admit(s, lane, now);
-	if (lane->n_running == 0)
-		return M2_OK;
-	m2_scheduler_form(lane);
-	assert(lane->n_items > 0); /* there is room for everyone's next token or piece */
-	*worked = true;
-	return run_step(s, lane, why);
+	struct m2_lane *best = NULL;
+	uint64_t least = 0;
+	for (struct m2_lane *lane = s->lanes; lane != NULL; lane = lane->next) {
+		for (int32_t i = 0; i < lane->n_running; i++) {
+			const uint64_t time = m2_user_of(lane, lane->running[i])->time;
+			if (best == NULL || time < least) {
+				best = lane;
+				least = time;
+			}
+		}
+	}
+	if (best != NULL)
+		m2_fair_advance(&s->fair, least);
+	return best;
+}
+
+/* Its turn is over: to the end of the list. */
+static void pass_turn(struct m2_scheduler *s, struct m2_lane *lane)
+{
+	unlink_lane(s, lane);
+	struct m2_lane **end = &s->lanes;
+	while (*end != NULL)
+		end = &(*end)->next;
+	lane->next = NULL;
+	*end = lane;
 }
 
 enum m2_err m2_scheduler_step(struct m2_scheduler *s, bool *worked, struct m2_why *why)
 {
-	*worked = false;
+	const uint64_t now = s->clock();
 	for (struct m2_lane *lane = s->lanes; lane != NULL; lane = lane->next) {
-		const enum m2_err err = step_lane(s, lane, worked, why);
-		if (err != M2_OK)
-			return err;
-		if (!*worked)
-			continue;
-		/* its turn is over: to the end of the list */
-		unlink_lane(s, lane);
-		struct m2_lane **end = &s->lanes;
-		while (*end != NULL)
-			end = &(*end)->next;
-		lane->next = NULL;
-		*end = lane;
-		return M2_OK;
+		sweep_running(s, lane, now);
+		sweep_waiting(s, lane, now);
+		m2_scheduler_admit(s, lane, now);
 	}
-	return M2_OK;
+	struct m2_lane *lane = choose_lane(s);
+	*worked = lane != NULL;
+	if (lane == NULL)
+		return M2_OK;
+	m2_scheduler_form(lane);
+	assert(lane->n_items > 0); /* there is room for everyone's next token or piece */
+	const enum m2_err err = run_step(s, lane, why);
+	pass_turn(s, lane);
+	return err;
 }
 
 void m2_scheduler_fail(struct m2_scheduler *s, enum m2_err err, const struct m2_why *why)
 {
 	for (struct m2_lane *lane = s->lanes; lane != NULL; lane = lane->next) {
+		struct m2_task *task;
 		for (int32_t i = 0; i < lane->n_running; i++)
-			end_task(s, lane, lane->running[i], M2_FINISH_ERROR, err, why->text);
+			m2_scheduler_end(
+				s, lane, lane->running[i], M2_FINISH_ERROR, err, why->text);
 		lane->n_running = 0;
-		while (lane->queue_head != NULL)
-			end_task(s, lane, take_from_queue(lane), M2_FINISH_ERROR, err, why->text);
+		while ((task = m2_queue_any(lane)) != NULL)
+			m2_scheduler_end(s, lane, task, M2_FINISH_ERROR, err, why->text);
 	}
 }

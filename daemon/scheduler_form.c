@@ -53,28 +53,87 @@ static int32_t next_piece(const struct m2_task *task)
 	return (int32_t)(left < to_grid ? left : to_grid);
 }
 
-/* Deal pieces in turn until a round gives nobody anything.  A scored prompt gets one piece, and only
- * one such prompt a step: there are M2_CHUNK rows for them. */
+/* ---- who may ------------------------------------------------------------------------------------ */
+
+/* How far ahead.  Where taking part in a step has a price, a user who may begin comes with all they have, and
+ * pays once. */
+static uint64_t lead_of(const struct m2_lane *lane, const struct m2_fair_user *u)
+{
+	const struct m2_lane_facts *f = &lane->facts;
+	const uint64_t lead = M2_FAIR_LEAD * f->cost.decode;
+	return f->step_cost == 0 || u->planned == 0
+		       ? lead
+		       : lead + f->step_cost + (uint64_t)f->slots * f->cost.decode;
+}
+
+/* Is the task's user near enough to who is furthest behind? */
+static bool may_go(const struct m2_lane *lane, const struct m2_task *task)
+{
+	const struct m2_fair_user *u = m2_user_of(lane, task);
+	const uint64_t lead = m2_fair_time(lane->fair, task->place, lead_of(lane, u));
+	uint64_t least = 0;
+	(void)m2_fair_least(lane->fair, &least);
+	return u->time + u->planned <= least + lead;
+}
+
+static void plan(struct m2_lane *lane, struct m2_task *task, uint64_t work)
+{
+	struct m2_fair_user *u = m2_user_of(lane, task);
+	if (u->planned == 0)
+		work += lane->facts.step_cost;
+	u->planned += m2_fair_time(lane->fair, task->place, work);
+	u->planned_work += work;
+}
+
+void m2_scheduler_book(struct m2_lane *lane, bool done)
+{
+	for (int32_t i = 0; i < lane->n_present; i++) {
+		struct m2_fair_user *u = &lane->fair->users[lane->present[i]];
+		if (done) {
+			u->time += u->planned;
+			atomic_fetch_add_explicit(&u->work, u->planned_work, memory_order_relaxed);
+		}
+		u->planned = u->planned_work = 0;
+	}
+}
+
+/* ---- prompts ------------------------------------------------------------------------------------ */
+
+/* Whose piece comes next: of who is furthest behind; of one user's in turn, one piece each.  A scored
+ * prompt gets one piece, and only one such prompt a step: there are M2_CHUNK rows for them. */
+static struct m2_task *next_dealt(struct m2_lane *lane, int32_t room, bool scores_taken)
+{
+	struct m2_task *best = NULL;
+	for (int32_t i = 0; i < lane->n_running; i++) {
+		struct m2_task *task = lane->running[i];
+		const int32_t piece = next_piece(task);
+		if (piece == 0 || piece > room || (scores_taken && scored_through_scratch(task)))
+			continue;
+		if (best != NULL) {
+			const struct m2_fair_user *u = m2_user_of(lane, task);
+			const struct m2_fair_user *b = m2_user_of(lane, best);
+			const uint64_t time = u->time + u->planned;
+			const uint64_t least = b->time + b->planned;
+			if (time > least || (time == least && task->planned >= best->planned))
+				continue;
+		}
+		best = task;
+	}
+	return best;
+}
+
+/* Deal pieces until the step is full, or whoever is next is too far ahead. */
 static void deal(struct m2_lane *lane, int32_t room)
 {
-	int32_t score_rows = M2_CHUNK;
-	bool dealt = true;
-	while (dealt && room > 0) {
-		dealt = false;
-		for (int32_t i = 0; i < lane->n_running; i++) {
-			struct m2_task *task = lane->running[(lane->turn + i) % lane->n_running];
-			const bool scored = scored_through_scratch(task);
-			const int32_t piece = next_piece(task);
-			if (piece == 0 || piece > room)
-				continue;
-			if (scored && (task->planned > 0 || score_rows < M2_CHUNK))
-				continue;
-			if (scored)
-				score_rows -= piece;
-			task->planned += (uint32_t)piece;
-			room -= piece;
-			dealt = true;
-		}
+	struct m2_task *task;
+	bool scores_taken = false;
+	while (room > 0 && (task = next_dealt(lane, room, scores_taken)) != NULL &&
+		may_go(lane, task)) {
+		const int32_t piece = next_piece(task);
+		scores_taken = scores_taken || scored_through_scratch(task);
+		task->planned += (uint32_t)piece;
+		room -= piece;
+		plan(lane, task, (uint64_t)piece * lane->facts.cost.prompt);
 	}
 }
 
@@ -104,6 +163,15 @@ static void add_prompt(struct m2_lane *lane, struct m2_task *task)
 	add_item(lane, task, NULL, work);
 }
 
+/* All live sequences of a task, or none of them. */
+static void add_decodes(struct m2_lane *lane, struct m2_task *task)
+{
+	for (uint32_t i = 0; i < task->n_sequences; i++)
+		if (task->sequences[i].live)
+			add_decode(lane, task, &task->sequences[i]);
+	plan(lane, task, task->n_live * lane->facts.cost.decode);
+}
+
 void m2_scheduler_form(struct m2_lane *lane)
 {
 	lane->n_items = 0;
@@ -111,15 +179,9 @@ void m2_scheduler_form(struct m2_lane *lane)
 	for (int32_t i = 0; i < lane->n_running; i++) {
 		struct m2_task *task = lane->running[i];
 		task->planned = 0;
-		if (task->prompt_done < task->prompt_tokens)
-			continue;
-		for (uint32_t s = 0; s < task->n_sequences; s++)
-			if (task->sequences[s].live)
-				add_decode(lane, task, &task->sequences[s]);
+		if (task->prompt_done == task->prompt_tokens && may_go(lane, task))
+			add_decodes(lane, task);
 	}
-	if (lane->n_running == 0)
-		return;
-	lane->turn = (lane->turn + 1) % lane->n_running;
 	deal(lane, lane->facts.step_tokens - lane->n_items);
 	for (int32_t i = 0; i < lane->n_running; i++)
 		if (lane->running[i]->planned > 0)

@@ -25,13 +25,6 @@ static void fail_task(struct m2_task *task, enum m2_err err, const struct m2_why
 	task->why = *why;
 }
 
-static void give_slot_back(struct m2_lane *lane, struct m2_sequence *q)
-{
-	if (q->slot >= 0)
-		lane->free_slots[lane->n_free++] = q->slot;
-	q->slot = -1;
-}
-
 /* The end of a sequence, its last counts included. */
 static void end_sequence(struct m2_task *task, struct m2_sequence *q, enum m2_finish finish)
 {
@@ -106,7 +99,7 @@ static void extend(
 	if (err != M2_OK) {
 		fail_task(task, err, &why);
 		end_sequence(task, q, M2_FINISH_ERROR);
-		give_slot_back(lane, q);
+		m2_scheduler_free_slot(lane, task, q);
 		return;
 	}
 	if (q->logits != NULL) {
@@ -116,10 +109,12 @@ static void extend(
 	}
 	const enum m2_finish finish = append_token(lane, task, q, token);
 	atomic_fetch_add_explicit(&lane->generated_tokens, 1, memory_order_relaxed);
+	atomic_fetch_add_explicit(
+		&m2_user_of(lane, task)->generated_tokens, 1, memory_order_relaxed);
 	task->changed = true;
 	if (finish != M2_FINISH_RUNNING) {
 		end_sequence(task, q, finish);
-		give_slot_back(lane, q);
+		m2_scheduler_free_slot(lane, task, q);
 		return;
 	}
 	atomic_store_explicit(&q->out->text_published, q->text.shown, memory_order_release);
@@ -164,7 +159,7 @@ static void fork_sequences(struct m2_lane *lane, struct m2_task *task, const flo
 				m2_fail(M2_EDEVICE, &why, "copying a sequence's state failed"),
 				&why);
 			end_sequence(task, q, M2_FINISH_ERROR);
-			give_slot_back(lane, q);
+			m2_scheduler_free_slot(lane, task, q);
 		}
 	}
 }
@@ -176,6 +171,8 @@ static void deliver_prompt(struct m2_lane *lane, struct m2_task *task, const str
 	struct m2_why why;
 	task->prompt_done += count;
 	atomic_fetch_add_explicit(&lane->prompt_tokens, count, memory_order_relaxed);
+	atomic_fetch_add_explicit(
+		&m2_user_of(lane, task)->prompt_tokens, count, memory_order_relaxed);
 	if (task->wants_prompt_scores) {
 		const enum m2_err err = score_rows(lane, task, work->logits, first, count, &why);
 		if (err != M2_OK) {

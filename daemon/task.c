@@ -160,6 +160,7 @@ static enum m2_err make_sequence(
 	struct m2_sequence *q = &task->sequences[index];
 	const size_t capacity = count_capacity(spec);
 	q->slot = -1;
+	q->parked = M2_PARKED_NONE;
 	if (task->n_sequences == 0)
 		return M2_OK;
 	struct m2_results_sequence *out = m2_results_sequence(task->segment.memory, index);
@@ -222,6 +223,10 @@ static enum m2_err fill_task(struct m2_task *task, struct m2_segment_pool *pool,
 	task->id = r->id;
 	task->op = r->op;
 	task->flags = r->flags;
+	task->uid = r->uid;
+	task->weight = spec->weight > 0 ? spec->weight : 1;
+	task->user_slots = spec->user_slots;
+	task->priority = (enum m2_priority)r->priority;
 	task->n_sequences = shape.n_sequences;
 	task->n_slots = shape.n_sequences > 0 ? shape.n_sequences : 1;
 	task->n_live = shape.n_sequences;

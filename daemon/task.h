@@ -27,11 +27,25 @@ struct m2_lane;
 
 enum { M2_TASK_ENDS_MAX = 2 * M2_LIMIT_STOP_TOKENS };
 
+enum m2_parked {
+	M2_PARKED_NONE = -1, /* it needs no slot */
+	M2_PARKED_EMPTY = -2 /* it needs a slot, in which nothing is yet */
+};
+
+/* Where a task is. */
+enum m2_stage {
+	M2_STAGE_NONE, /* not with a scheduler */
+	M2_STAGE_QUEUED,
+	M2_STAGE_RUNNING, /* it has its slots */
+	M2_STAGE_PAUSED   /* its states lie in host memory, its slots are someone else's */
+};
+
 /* One completion.  The pointers lead into results memory; NULL where it was not asked for. */
 struct m2_sequence {
 	bool live;
-	int32_t slot; /* -1: none yet, or given back */
-	int32_t last; /* the newest token: the next to be fed */
+	int32_t slot;   /* -1: none yet, or given back */
+	int32_t parked; /* while its task is paused: enum m2_parked, or the place of its state */
+	int32_t last;   /* the newest token: the next to be fed */
 	uint32_t generated;
 	struct m2_counts counts;
 	struct m2_completion text;
@@ -47,10 +61,14 @@ struct m2_sequence {
 struct m2_task {
 	/* fixed from creation on */
 	uint64_t id;
-	uint32_t op;              /* M2_OP_GENERATE or M2_OP_SCORE */
-	uint32_t flags;           /* enum m2_request_flags */
-	bool wants_prompt_scores; /* a row of logits for every token of the prompt */
-	uint32_t n_slots;         /* slots it takes: sequences, or 1 for score */
+	uint32_t op;               /* M2_OP_GENERATE or M2_OP_SCORE */
+	uint32_t flags;            /* enum m2_request_flags */
+	uint32_t uid;              /* whose turn it takes */
+	uint32_t weight;           /* of the user */
+	int32_t user_slots;        /* most slots of the user at once; 0: no limit */
+	enum m2_priority priority; /* among the user's own */
+	bool wants_prompt_scores;  /* a row of logits for every token of the prompt */
+	uint32_t n_slots;          /* slots it takes: sequences, or 1 for score */
 	uint32_t n_sequences;
 	uint32_t prompt_tokens;
 	uint32_t max_tokens;
@@ -70,14 +88,21 @@ struct m2_task {
 	float *prompt_top_logprobs;
 	float *prompt_logits;
 	void *owner; /* whoever made it */
-	bool waits; /* there were no free slots when it came: it counts in the bound of the queue */
+	/* there were no free slots when it came: it counts in the bound of the queue, here; else NULL */
+	_Atomic int32_t *waits;
 
 	/* anyone -> step thread: enum m2_finish, 0 while it may run */
 	_Atomic uint32_t cancel;
 
 	/* the step thread's */
 	struct m2_lane *lane;
-	struct m2_task *next;
+	struct m2_task *next; /* in a queue, or among the paused */
+	enum m2_stage stage;
+	int32_t place;                 /* of its user in m2_fair, and of their party in the lane */
+	uint64_t turn_ns;              /* since when it has its slots */
+	uint32_t turn_tokens;          /* that it was served since then */
+	uint64_t paused_at;            /* while it is paused */
+	bool chosen;                   /* to be paused, while that is decided */
 	struct m2_sequence *sequences; /* [n_slots]; of a score request only the slot is used */
 	uint32_t prompt_done;          /* tokens of the prompt that the slot has seen */
 	uint32_t planned;              /* and those that the step being formed will show it */
@@ -103,6 +128,8 @@ struct m2_task_spec {
 	int32_t vocab_size;                   /* ids that exist */
 	int32_t slots;                        /* of the variant: n may not be more */
 	uint64_t now_ns;
+	uint32_t weight;    /* 0: 1 */
+	int32_t user_slots; /* 0: no limit */
 };
 
 /* Check against the model, make results memory, allocate.  Errors: EINVAL with the field, and those of

@@ -102,6 +102,24 @@ static bool print_word(FILE *out, const struct m2_key *key, int64_t value)
 	return false;
 }
 
+static char *render(const struct m2_key *key, const void *record);
+
+/* One entry of a list of mappings: what is required, and what is not at its default. */
+static void print_record(FILE *out, const struct m2_yaml_table *table, const void *record)
+{
+	const char *join = "{";
+	for (int i = 0; i < table->count; i++) {
+		const struct m2_key *key = &table->keys[i];
+		char *value = render(key, record);
+		if (value != NULL && (key->required || strcmp(value, key->fallback) != 0)) {
+			(void)fprintf(out, "%s%s: %s", join, key->path, value);
+			join = ", ";
+		}
+		free(value);
+	}
+	(void)fputc('}', out);
+}
+
 static void print_value(FILE *out, const struct m2_key *key, const void *record, const void *at)
 {
 	char text[64];
@@ -145,6 +163,9 @@ static void print_value(FILE *out, const struct m2_key *key, const void *record,
 	case M2_KEY_HOOK:
 		key->hook->print(record, text, sizeof text);
 		(void)fputs(text, out);
+		break;
+	case M2_KEY_RECORD:
+		print_record(out, key->entries, at);
 		break;
 	}
 }
@@ -225,6 +246,11 @@ void m2_yaml_value_form(char *out, size_t size, const struct m2_key *key)
 		break;
 	case M2_KEY_HOOK:
 		append(out, size, "%s", key->hook->form);
+		break;
+	case M2_KEY_RECORD:
+		append(out, size, "a mapping of ");
+		for (int i = 0; i < key->entries->count; i++)
+			append(out, size, "%s%s", i == 0 ? "" : ", ", key->entries->keys[i].path);
 		break;
 	}
 	if (key->max_items == 0) /* the words of a list stand instead of it */

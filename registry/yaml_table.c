@@ -181,18 +181,52 @@ static enum m2_err unknown_key(struct reader *r, const char *section)
 	return REFUSE(r, path, "unknown key");
 }
 
+static enum m2_err read_mapping(struct reader *r, const char *section);
+
+/* The event begins a mapping that is one entry of a list: read as a small document of its own. */
+static enum m2_err read_record(struct reader *r, const struct m2_key *key, char *at)
+{
+	const struct m2_yaml_place begin = place_of(r->event.start_mark);
+	struct reader outer =
+		*r; /* the parser does not move: only what describes the table is put back */
+	if (r->event.type != YAML_MAPPING_START_EVENT)
+		return REFUSE(r, key->path, "wants a list of mappings, [{name: a, ...}, ...]");
+	r->table = key->entries;
+	r->record = at;
+	memset(r->seen, 0, sizeof r->seen);
+	memset(r->seen_section, 0, sizeof r->seen_section);
+	m2_yaml_table_defaults(r->table, at);
+	enum m2_err err = read_mapping(r, "");
+	for (int i = 0; i < r->table->count && err == M2_OK; i++)
+		if (r->table->keys[i].required && !r->seen[i])
+			err = m2_yaml_refuse(r->why, r->source, begin, r->table->keys[i].path,
+				"is required and not given");
+	r->table = outer.table;
+	r->record = outer.record;
+	memcpy(r->seen, outer.seen, sizeof r->seen);
+	memcpy(r->seen_section, outer.seen_section, sizeof r->seen_section);
+	memcpy(r->places, outer.places, sizeof r->places);
+	return err;
+}
+
 static enum m2_err read_entry(struct reader *r, const struct m2_key *key, int32_t index)
 {
 	struct m2_yaml_reason reason;
 	char *first = r->record + key->offset;
 	char *at = first + (size_t)index * key->size;
-	if (r->event.type != YAML_SCALAR_EVENT)
-		return REFUSE(r, key->path, "a list or mapping inside the list");
 	if (index == key->max_items)
 		return REFUSE(r, key->path, "more than %d entries", key->max_items);
-	const struct m2_yaml_scalar scalar = scalar_of(&r->event);
-	if (!m2_yaml_value_set(key, &scalar, r->base_dir, r->record, at, &reason))
-		return REFUSE(r, key->path, "entry %d %s", index + 1, reason.text);
+	if (key->type == M2_KEY_RECORD) {
+		const enum m2_err err = read_record(r, key, at);
+		if (err != M2_OK)
+			return err;
+	} else if (r->event.type != YAML_SCALAR_EVENT) {
+		return REFUSE(r, key->path, "a list or mapping inside the list");
+	} else {
+		const struct m2_yaml_scalar scalar = scalar_of(&r->event);
+		if (!m2_yaml_value_set(key, &scalar, r->base_dir, r->record, at, &reason))
+			return REFUSE(r, key->path, "entry %d %s", index + 1, reason.text);
+	}
 	for (int32_t i = 0; i < index; i++)
 		if (memcmp(first + (size_t)i * key->size, at, key->size) == 0)
 			return REFUSE(
@@ -257,8 +291,6 @@ static enum m2_err read_value(struct reader *r, int index)
 }
 
 /* ---- mappings ---------------------------------------------------------------------------------- */
-
-static enum m2_err read_mapping(struct reader *r, const char *section);
 
 /* The event is the key `name` of a section whose first row is `first`. */
 static enum m2_err read_section(struct reader *r, int first)

@@ -5,8 +5,8 @@
  * record it goes.  The same rows read a file, give a record its defaults, print a record back and
  * generate a reference.  One level of nesting: "slots" or "access.users".
  *
- * What is accepted is a small, unambiguous part of YAML: one document, a mapping, scalars and flat
- * lists.  Refused with "FILE:LINE:COLUMN: KEY: why": unknown keys (naming the nearest known one),
+ * What is accepted is a small, unambiguous part of YAML: one document, a mapping, scalars, flat lists,
+ * and lists of flat mappings.  Refused with "FILE:LINE:COLUMN: KEY: why": unknown keys (naming the nearest known one),
  * keys given twice, wrong types (a quoted "5" is a string, a plain 5 is an integer), values out of
  * range, null, entries given twice in a list, anchors, aliases, tags, further documents, nesting
  * beyond the table's, control characters.  What is no YAML or no UTF-8 is M2_EFORMAT, all else
@@ -34,7 +34,8 @@ enum m2_key_type {
 	M2_KEY_BYTES,    /* int64_t: 4096, 64K, 512M, 80G, 2T (powers of 1024) */
 	M2_KEY_DURATION, /* int32_t or int64_t, seconds: 30s, 5m, 2h, 1d */
 	M2_KEY_WORD,     /* one of `words`: an enum (its value) or a char[size] (the word) */
-	M2_KEY_HOOK      /* whatever `hook` reads */
+	M2_KEY_HOOK,     /* whatever `hook` reads */
+	M2_KEY_RECORD    /* lists only: each entry a mapping, read by the table `entries` */
 };
 
 /* A word that a key takes besides, or (M2_KEY_WORD) instead of, other values.  Ends with NULL.
@@ -62,6 +63,7 @@ struct m2_key {
 	double max;
 	const struct m2_word *words;
 	const struct m2_key_hook *hook;
+	const struct m2_yaml_table *entries;
 	const char *fallback; /* the default, as it would stand in a file; "[]" for a list */
 	const char *doc;
 	size_t offset;       /* of the field in the record; of the first entry of a list */

@@ -356,6 +356,8 @@ bool m2_yaml_value_set(const struct m2_key *key, const struct m2_yaml_scalar *sc
 		return set_float(key, scalar, at, reason);
 	case M2_KEY_WORD:
 		return set_word(key, scalar, at, reason);
+	case M2_KEY_RECORD:
+		break; /* not a scalar: yaml_table.c reads it */
 	case M2_KEY_HOOK:
 		return (strlen(scalar->text) == scalar->length &&
 			       key->hook->parse(scalar->text, record)) ||

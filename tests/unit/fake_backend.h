@@ -13,7 +13,7 @@
 
 #include "kernels/backend.h"
 
-enum { FAKE_SLOTS = 8, FAKE_VOCAB = 40, FAKE_ROWS = 48 }; /* 8 rows of padding */
+enum { FAKE_SLOTS = 16, FAKE_VOCAB = 40, FAKE_ROWS = 48 }; /* 8 rows of padding */
 
 struct fake_slot {
 	uint64_t history;
@@ -28,8 +28,11 @@ struct m2_model {
 	int broken;       /* rules of the boundary that were broken */
 	int longest_step; /* most tokens in one step */
 	int steps;
-	int nan_at;                              /* a history of that length gives NaN; -1 never */
-	enum m2_err fail_step;                   /* returned by the next step */
+	int nan_at;            /* a history of that length gives NaN; -1 never */
+	enum m2_err fail_step; /* returned by the next step */
+	int saves;
+	int restores;
+	int fail_save;                           /* the save of that number fails; 0: none */
 	void (*on_step)(struct m2_model *model); /* before a step */
 };
 
@@ -117,11 +120,29 @@ static inline enum m2_err fake_copy(struct m2_model *m, int32_t dst, int32_t src
 	return M2_OK;
 }
 
+static inline enum m2_err fake_save(struct m2_model *m, int32_t slot, void *dst)
+{
+	if (++m->saves == m->fail_save)
+		return M2_EDEVICE;
+	memcpy(dst, &m->slot[slot], sizeof m->slot[slot]);
+	m->slot[slot].position = -1; /* whoever gets the slot must set it first */
+	return M2_OK;
+}
+
+static inline enum m2_err fake_restore(struct m2_model *m, int32_t slot, const void *src)
+{
+	m->restores++;
+	memcpy(&m->slot[slot], src, sizeof m->slot[slot]);
+	return M2_OK;
+}
+
 static const struct m2_backend fake_backend = {
 	.name = "fake",
 	.step = fake_step,
 	.slot_reset = fake_reset,
 	.slot_copy = fake_copy,
+	.slot_save = fake_save,
+	.slot_restore = fake_restore,
 };
 
 #endif

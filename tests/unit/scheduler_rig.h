@@ -47,6 +47,11 @@ struct rig {
 
 static uint64_t rig_clock; /* ns */
 
+/* Of lanes that are made from then on. */
+static int rig_parked = 64;
+static struct m2_fair_cost rig_cost[2];
+static uint64_t rig_step_cost;
+
 static uint64_t rig_now(void)
 {
 	return rig_clock += 1000;
@@ -78,6 +83,10 @@ static void rig_add_lane(struct rig *rig, int index, int slots, int max_batch_to
 		.vocab = text ? 27 : FAKE_VOCAB,
 		.slots = slots,
 		.step_tokens = m2_lane_step_tokens(max_batch_tokens, slots),
+		.cost = rig_cost[index],
+		.step_cost = rig_step_cost,
+		.slot_bytes = sizeof(struct fake_slot),
+		.parked = rig_parked,
 	};
 	*m = (struct m2_model){.slots = slots,
 		.max_tokens = facts.step_tokens,
@@ -111,7 +120,10 @@ static void rig_close(struct rig *rig)
 			continue;
 		assert_int_equal(rig->model[i].broken, 0);
 		assert_int_equal(rig->lane[i]->n_free, rig->lane[i]->facts.slots);
+		assert_int_equal(rig->lane[i]->n_free_states, rig->lane[i]->facts.parked);
+		assert_int_equal(rig->lane[i]->n_present, 0);
 		assert_int_equal(atomic_load(&rig->lane[i]->queued), 0);
+		assert_int_equal(atomic_load(&rig->lane[i]->paused), 0);
 		assert_int_equal(atomic_load(&rig->lane[i]->slots_used), 0);
 		m2_scheduler_remove(&rig->scheduler, rig->lane[i]);
 		m2_lane_destroy(&rig->lane[i]);
@@ -138,6 +150,11 @@ struct rig_ask {
 	int32_t end;      /* with has_end */
 	bool has_end;
 	uint64_t seed;
+	/* whose it is: simulated; results memory is the tester's */
+	uint32_t uid;
+	uint32_t weight; /* 0: 1 */
+	int32_t user_slots;
+	enum m2_priority priority;
 };
 
 static int32_t rig_prompt_token(const struct rig_ask *ask, int i)
@@ -159,6 +176,7 @@ static enum m2_err rig_make(
 		.set = M2_SET_SEED | M2_SET_MAX_TOKENS,
 		.n = ask->n != 0 ? ask->n : 1,
 		.logprobs = ask->logprobs - 1,
+		.priority = (int32_t)ask->priority,
 		.deadline_ms = ask->deadline_ms};
 	if ((ask->flags & (M2_REQUEST_ECHO | M2_REQUEST_LOGITS)) != 0)
 		r.flags &= ~(uint32_t)M2_REQUEST_MESSAGES;
@@ -185,8 +203,13 @@ static enum m2_err rig_make(
 		.vocab_rows = FAKE_ROWS,
 		.vocab_size = FAKE_VOCAB,
 		.slots = lane->facts.slots,
-		.now_ns = rig_clock};
-	return m2_task_create(rig->pool, &spec, out, why);
+		.now_ns = rig_clock,
+		.weight = ask->weight,
+		.user_slots = ask->user_slots};
+	const enum m2_err err = m2_task_create(rig->pool, &spec, out, why);
+	if (err == M2_OK)
+		(*out)->uid = ask->uid;
+	return err;
 }
 
 static struct m2_task *rig_submit(struct rig *rig, const struct rig_ask *ask)
@@ -208,13 +231,13 @@ static bool rig_step(struct rig *rig)
 	return worked;
 }
 
-static void rig_run(struct rig *rig)
+static inline void rig_run(struct rig *rig)
 {
 	for (int i = 0; rig_step(rig); i++)
 		assert_true(i < 100000);
 }
 
-static uint32_t rig_finish(const struct m2_task *task, uint32_t sequence)
+static inline uint32_t rig_finish(const struct m2_task *task, uint32_t sequence)
 {
 	return atomic_load(&task->sequences[sequence].out->finish);
 }
