@@ -1,9 +1,5 @@
-/* residency.c - see residency.h.
- *
- * The memory budget is the supervisor's sum: what all loaded variants of the cpu take is known to the
- * byte, and the next load is told how much is left.  A load that does not fit fails; nothing is
- * unloaded to make room for it.
- */
+/* residency.c - see residency.h: the table of residents, who waits for them, and their arrival.
+ * Whose turn it is and who makes room: residency_place.c.  How they go: residency_leave.c. */
 #include "daemon/residency.h"
 
 #include <stdlib.h>
@@ -14,15 +10,18 @@
 #include "daemon/notify.h"
 #include "daemon/reply.h"
 #include "daemon/residency_internal.h"
+#include "daemon/users.h"
 
 void m2_residency_init(struct m2_supervisor *s)
 {
 	m2_list_init(&s->residents);
+	m2_list_init(&s->probes);
 	s->idle = (struct m2_timer){.fn = m2_tenant_on_idle, .ctx = s};
 }
 
 void m2_residency_finish(struct m2_supervisor *s)
 {
+	m2_residency_dry_finish(s);
 	while (!m2_list_empty(&s->residents)) {
 		struct m2_tenant *r = M2_LIST_OF(s->residents.next, struct m2_tenant, link);
 		m2_list_remove(&r->link);
@@ -65,6 +64,8 @@ struct m2_tenant *m2_residency_find_handle(struct m2_engine *worker, uint32_t ha
 const char *m2_residency_state_name(enum m2_tenant_state state)
 {
 	static const char *const names[] = {[M2_TENANT_WAITING] = "waiting",
+		[M2_TENANT_PLANNING] = "loading",
+		[M2_TENANT_PLANNED] = "waiting",
 		[M2_TENANT_LOADING] = "loading",
 		[M2_TENANT_READY] = "resident",
 		[M2_TENANT_UNLOADING] = "unloading"};
@@ -93,67 +94,6 @@ void m2_residency_put(const struct m2_tenant *r, struct json_object *o)
 
 /* ---- loading ------------------------------------------------------------------------------------ */
 
-/* How much the next load may take.  false: nothing is left. */
-static bool budget_left(const struct m2_engine *worker, uint64_t *budget)
-{
-	const struct m2_supervisor *s = worker->s;
-	*budget = 0;
-	if (s->config.memory_budget_bytes <= 0 || strcmp(worker->device, "cpu") != 0)
-		return true;
-	const uint64_t all = (uint64_t)s->config.memory_budget_bytes;
-	const uint64_t used = m2_residency_bytes(worker);
-	*budget = used < all ? all - used : 0;
-	return *budget > 0;
-}
-
-static void start_load(struct m2_tenant *r)
-{
-	struct m2_supervisor *s = r->s;
-	struct m2_why why = {.text = ""};
-	struct m2_ipc_load load = {.model = 0};
-	if (!budget_left(r->engine, &load.budget)) {
-		m2_tenant_load_failed(r,
-			m2_fail(M2_ENOMEM, &why,
-				"the memory budget of %lld bytes is used up: unload a variant "
-				"first",
-				(long long)s->config.memory_budget_bytes),
-			&why);
-		return;
-	}
-	r->handle = load.model = ++s->next_model;
-	r->load_ns = m2_loop_now();
-	r->progress = (struct m2_ipc_progress){.model = r->handle};
-	if (!r->recorded && r->history < 0 &&
-		m2_store_load_begin(s->store, r->variant.name, r->engine->device, r->by,
-			&r->history, &why) != M2_OK) {
-		m2_warn("load history: %s", why.text);
-		r->history = -1;
-	}
-	if (!m2_child_send(&r->engine->child, M2_IPC_LOAD, &load, &r->variant, sizeof r->variant))
-		return; /* the worker is ending; it stays in line for the next one */
-	r->state = M2_TENANT_LOADING;
-	r->engine->loading = r;
-	m2_info("loading %s on %s", r->variant.name, r->engine->device);
-	m2_notify_state(s);
-}
-
-/* The next one in line, if the worker can take one. */
-void m2_residency_load_next(struct m2_engine *worker)
-{
-	while (worker->child.ready && worker->loading == NULL) {
-		struct m2_tenant *next = NULL;
-		M2_LIST_EACH(&worker->s->residents, at)
-		{
-			struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
-			if (next == NULL && r->engine == worker && r->state == M2_TENANT_WAITING)
-				next = r;
-		}
-		if (next == NULL)
-			return;
-		start_load(next);
-	}
-}
-
 enum m2_err m2_residency_want(struct m2_supervisor *s, const struct m2_variant *variant,
 	const struct m2_store_entry *entry, uint32_t by, struct m2_tenant **out, struct m2_why *why)
 {
@@ -169,6 +109,8 @@ enum m2_err m2_residency_want(struct m2_supervisor *s, const struct m2_variant *
 	memcpy(r->checksum, entry->checksum, sizeof r->checksum);
 	r->engine = engine;
 	r->by = by;
+	r->pinned = variant->pinned;
+	r->wanted_ns = m2_loop_now();
 	r->history = -1;
 	m2_list_init(&r->running);
 	m2_list_init(&r->waiting);
@@ -178,15 +120,22 @@ enum m2_err m2_residency_want(struct m2_supervisor *s, const struct m2_variant *
 	return M2_OK;
 }
 
+bool m2_residency_open(const struct m2_tenant *r)
+{
+	return r->state == M2_TENANT_READY && !r->closed;
+}
+
 void m2_residency_wait(struct m2_tenant *r, struct m2_session *x)
 {
+	if (m2_list_empty(&r->waiting))
+		r->wanted_ns = m2_loop_now();
 	x->state = M2_SESSION_WAITING;
 	x->tenant = r;
 	x->engine = r->engine;
 	m2_list_append(&r->waiting, &x->of_resident);
 	r->n_waiting += x->counted ? 1 : 0;
 	m2_sessions_watch_deadline(r->s, x);
-	m2_residency_load_next(r->engine);
+	m2_residency_settle(r->engine);
 }
 
 void m2_residency_forward(struct m2_tenant *r, struct m2_session *x)
@@ -199,6 +148,7 @@ void m2_residency_forward(struct m2_tenant *r, struct m2_session *x)
 	}
 	packet->request = x->request;
 	packet->model = r->handle;
+	m2_users_put_limits(x, packet);
 	if (x->request.op == M2_OP_GENERATE)
 		m2_request_apply_defaults(&packet->request, &r->variant);
 	x->state = M2_SESSION_RUNNING;
@@ -208,11 +158,16 @@ void m2_residency_forward(struct m2_tenant *r, struct m2_session *x)
 	m2_list_append(&r->running, &x->of_resident);
 	r->n_running++;
 	r->served++;
-	/* if this fails the worker is dying, and its end answers the session */
-	(void)m2_child_send(&r->engine->child, M2_IPC_REQUEST, packet, x->body, x->body_bytes);
+	const bool sent =
+		m2_child_send(&r->engine->child, M2_IPC_REQUEST, packet, x->body, x->body_bytes);
 	free(packet);
 	free(x->body);
 	x->body = NULL;
+	/* if the worker is dying its end answers the session */
+	if (!sent && m2_child_listens(&r->engine->child))
+		m2_session_fail(x,
+			m2_fail(M2_ENOMEM, &why, "no memory or descriptor to pass the prompt on"),
+			&why);
 }
 
 static void answer_load(struct m2_session *x, const struct m2_tenant *r)
@@ -226,7 +181,7 @@ static void answer_load(struct m2_session *x, const struct m2_tenant *r)
 void m2_residency_progress(struct m2_engine *worker, const struct m2_ipc_progress *progress)
 {
 	struct m2_tenant *r = m2_residency_find_handle(worker, progress->model);
-	if (r == NULL || r->state != M2_TENANT_LOADING)
+	if (r == NULL || (r->state != M2_TENANT_LOADING && r->state != M2_TENANT_PLANNING))
 		return;
 	r->progress = *progress;
 	r->progress.what[sizeof r->progress.what - 1] = '\0';
@@ -244,10 +199,8 @@ void m2_residency_progress(struct m2_engine *worker, const struct m2_ipc_progres
 	m2_notify_progress(r->s);
 }
 
-/* It is ready: those who waited are served, in the order they came. */
-static void serve_waiting(struct m2_tenant *r)
+void m2_tenant_serve_waiting(struct m2_tenant *r)
 {
-	r->idle_ns = m2_loop_now();
 	for (struct m2_session *x; (x = m2_tenant_first(&r->waiting)) != NULL;) {
 		if (x->request.op == M2_OP_LOAD) {
 			answer_load(x, r);
@@ -259,6 +212,38 @@ static void serve_waiting(struct m2_tenant *r)
 	}
 }
 
+static void load_failed(struct m2_tenant *r, const struct m2_ipc_loaded *loaded)
+{
+	struct m2_engine *worker = r->engine;
+	struct m2_why why = loaded->why;
+	if (loaded->crowded != 0) { /* somebody else took it since we asked: ask again */
+		r->state = M2_TENANT_PLANNED;
+		return;
+	}
+	why.field[sizeof why.field - 1] = why.text[sizeof why.text - 1] = '\0';
+	worker->head = NULL;
+	m2_tenant_load_failed(r, m2_err_from_number((long)loaded->err), &why);
+}
+
+/* It holds its place from now on. */
+static void arrive(struct m2_tenant *r, const struct m2_ipc_loaded *loaded)
+{
+	const uint64_t now = m2_loop_now();
+	r->loaded = *loaded;
+	r->state = M2_TENANT_READY;
+	r->engine->head = NULL;
+	r->standing = false;
+	r->deaths = 0;
+	r->idle_ns = r->ready_ns = now;
+	r->stay_ns = m2_budget_stay(
+		now, now - r->load_ns, (uint64_t)r->s->config.stay_s * UINT64_C(1000000000));
+	r->s->counters.loads++;
+	m2_tenant_record_end(r, M2_OK, NULL);
+	m2_info("%s is resident on %s: %llu bytes, %llu ms", r->variant.name, r->engine->device,
+		(unsigned long long)m2_tenant_bytes(r), (unsigned long long)loaded->load_ms);
+	m2_tenant_preload_over(r);
+}
+
 void m2_residency_loaded(struct m2_engine *worker, const struct m2_ipc_loaded *loaded)
 {
 	struct m2_supervisor *s = worker->s;
@@ -266,26 +251,17 @@ void m2_residency_loaded(struct m2_engine *worker, const struct m2_ipc_loaded *l
 	if (r == NULL || r->state != M2_TENANT_LOADING)
 		return;
 	worker->loading = NULL;
+	worker->info.memory_free = loaded->memory_free;
+	m2_residency_settle(worker);
 	if (loaded->err != M2_OK) {
-		struct m2_why why = loaded->why;
-		why.field[sizeof why.field - 1] = why.text[sizeof why.text - 1] = '\0';
-		m2_tenant_load_failed(r, m2_err_from_number((long)loaded->err), &why);
-		m2_residency_load_next(worker);
+		load_failed(r, loaded);
 		return;
 	}
-	r->loaded = *loaded;
-	r->state = M2_TENANT_READY;
-	r->deaths = 0;
-	s->counters.loads++;
-	m2_tenant_record_end(r, M2_OK, NULL);
-	m2_info("%s is resident on %s: %llu bytes, %llu ms", r->variant.name, worker->device,
-		(unsigned long long)m2_tenant_bytes(r), (unsigned long long)loaded->load_ms);
-	m2_tenant_preload_over(r);
-	serve_waiting(r);
+	arrive(r, loaded);
+	m2_tenant_serve_waiting(r);
 	m2_checks_loaded(r);
 	m2_residency_session_left(r);
 	if (r->leave)
 		m2_residency_unload(r, r->leave_wait_s, NULL);
 	m2_notify_state(s);
-	m2_residency_load_next(worker);
 }

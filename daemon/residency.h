@@ -1,13 +1,20 @@
 /* residency.h - which variant is resident on which worker, and how it gets there and off again.
  *
- *   waiting -> loading -> ready -> unloading -> gone
+ *   waiting -> planning -> planned -> loading -> ready -> unloading -> gone
+ *                          (waits for room)
  *
- * Loads are serialised per worker, in the order they were wanted.  A resident keeps the variant as it
- * was when it was loaded; the registry may have changed since (stale).  A worker's death puts its
- * residents back to waiting, and they are loaded again by themselves; one that took its worker along
- * three times while loading is given up.
+ * Loads are serialised per worker: one variant at a time is the head of its line, the one that somebody
+ * waits for longest.  The worker opens it and says to the byte what it will take; daemon/budget.h decides
+ * whether it is loaded, who leaves for it, or what it waits for.  A load that nobody waits for (preload, or
+ * what a dead worker had) never makes another leave.  A variant that has to make room is closed: requests
+ * that come for it wait until it is loaded again.
  *
- * Requests for a variant that is on its way wait in the resident's list.  Threads: the supervisor's one.
+ * A resident keeps the variant as it was when it was loaded; the registry may have changed since (stale).
+ * A worker's death puts its residents back to waiting, and they are loaded again by themselves; one that
+ * took its worker along three times while loading is given up.
+ *
+ * Requests for a variant that is on its way, or closed, wait in the resident's list, within the variant's
+ * queue and their deadlines.  Threads: the supervisor's one.
  */
 #ifndef M2_DAEMON_RESIDENCY_H
 #define M2_DAEMON_RESIDENCY_H
@@ -23,7 +30,9 @@
 #include "registry/store.h"
 
 enum m2_tenant_state {
-	M2_TENANT_WAITING, /* for its turn, or for its worker */
+	M2_TENANT_WAITING,  /* for its turn, or for its worker */
+	M2_TENANT_PLANNING, /* the worker opens it */
+	M2_TENANT_PLANNED,  /* waits for room */
 	M2_TENANT_LOADING,
 	M2_TENANT_READY,
 	M2_TENANT_UNLOADING
@@ -37,6 +46,7 @@ struct m2_tenant {
 	struct m2_engine *engine;
 	enum m2_tenant_state state;
 	uint32_t handle;             /* of this load; the worker's name for it */
+	struct m2_ipc_planned plan;  /* from planned on */
 	struct m2_ipc_loaded loaded; /* while ready or unloading */
 	struct m2_ipc_model_stats stats;
 	struct m2_ipc_progress progress;
@@ -44,10 +54,17 @@ struct m2_tenant {
 	int64_t history; /* row of the load history; -1: none */
 	bool recorded;   /* this load is in the history already or does not belong there */
 	bool preload;    /* wanted at start: READY waits for it */
-	bool leave;      /* to be unloaded as soon as it is loaded */
+	bool standing; /* loaded even if nobody waits: preload, or it was resident when the worker died */
+	bool pinned; /* as the variant or its loader says: it never leaves by itself */
+	bool closed; /* ready, and makes room: new requests wait until it is back */
+	bool leave;  /* to be unloaded as soon as it is loaded */
 	int64_t leave_wait_s;
-	uint32_t deaths;  /* of workers, while it was loading */
-	uint64_t load_ns; /* when the load began */
+	uint32_t deaths;    /* of workers, while it was loading */
+	uint64_t wanted_ns; /* since when somebody waits for it */
+	uint64_t load_ns;   /* when the load began */
+	uint64_t plan_took_ns;
+	uint64_t ready_ns;
+	uint64_t stay_ns; /* until when it stays at least */
 	uint64_t idle_ns; /* since when nobody uses it */
 	uint64_t served;  /* requests sent to it */
 	uint32_t n_running;
@@ -69,6 +86,9 @@ enum m2_err m2_residency_want(struct m2_supervisor *s, const struct m2_variant *
 	const struct m2_store_entry *entry, uint32_t by, struct m2_tenant **out,
 	struct m2_why *why);
 
+/* May a request be forwarded to it now?  Else it waits. */
+bool m2_residency_open(const struct m2_tenant *r);
+
 /* Let a session wait until the resident is ready. */
 void m2_residency_wait(struct m2_tenant *r, struct m2_session *session);
 
@@ -84,11 +104,22 @@ void m2_residency_session_left(struct m2_tenant *r);
 
 /* What workers say. */
 void m2_residency_progress(struct m2_engine *worker, const struct m2_ipc_progress *progress);
+void m2_residency_planned(struct m2_engine *worker, const struct m2_ipc_planned *planned);
 void m2_residency_loaded(struct m2_engine *worker, const struct m2_ipc_loaded *loaded);
 void m2_residency_unloaded(struct m2_engine *worker, const struct m2_ipc_unloaded *unloaded);
 
-/* Load what waits, one after another, if the worker is ready and not loading. */
-void m2_residency_load_next(struct m2_engine *worker);
+/* Something changed: before long the worker's line is looked at, and what can go on goes on.  Does nothing
+ * itself, so that it may be called from anywhere. */
+void m2_residency_settle(struct m2_engine *worker);
+void m2_residency_settle_all(struct m2_supervisor *s);
+void m2_residency_on_settle(void *ctx); /* that timer; ctx: the engine */
+
+/* The worker is ready: what asked while it started is sent. */
+void m2_residency_worker_ready(struct m2_engine *worker);
+
+/* The op load with dry_run, of a variant that is not resident: answered with what a load would do now. */
+void m2_residency_dry_run(struct m2_session *session, const struct m2_variant *variant);
+
 /* Its process is gone: running requests are lost, residents go back to waiting. */
 void m2_residency_worker_ended(struct m2_engine *worker);
 
@@ -96,7 +127,14 @@ void m2_residency_worker_ended(struct m2_engine *worker);
 void m2_residency_put(const struct m2_tenant *r, struct json_object *o);
 const char *m2_residency_state_name(enum m2_tenant_state state);
 
-/* Bytes of all that is loaded on a worker. */
+/* Bytes of all that is loaded on a worker, in full from the beginning of its load to the end of its unload. */
 uint64_t m2_residency_bytes(const struct m2_engine *worker);
+/* Bytes that may be; 0: no limit. */
+uint64_t m2_residency_budget(const struct m2_engine *worker);
+/* Seconds until it leaves by keep_alive; negative: it does not. */
+float m2_residency_leaves_in(const struct m2_tenant *r);
+
+/* The members total, free, models, others, budget of a device. */
+void m2_residency_put_device(const struct m2_engine *worker, struct json_object *o);
 
 #endif

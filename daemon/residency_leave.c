@@ -14,10 +14,11 @@ enum { DEATHS_MAX = 3, WAIT_DEFAULT_S = 30 };
 
 uint64_t m2_tenant_bytes(const struct m2_tenant *r)
 {
+	if (r->state == M2_TENANT_LOADING)
+		return m2_footprint_total(&r->plan.footprint);
 	if (r->state != M2_TENANT_READY && r->state != M2_TENANT_UNLOADING)
 		return 0;
-	return r->loaded.footprint.weights + r->loaded.footprint.state +
-	       r->loaded.footprint.workspace;
+	return m2_footprint_total(&r->loaded.footprint);
 }
 
 struct m2_session *m2_tenant_first(struct m2_link *list)
@@ -56,6 +57,8 @@ void m2_tenant_forget(struct m2_tenant *r)
 {
 	struct m2_supervisor *s = r->s;
 	m2_tenant_preload_over(r);
+	if (r->engine->head == r)
+		r->engine->head = NULL;
 	m2_list_remove(&r->link);
 	free(r);
 	m2_notify_state(s);
@@ -84,10 +87,34 @@ void m2_tenant_load_failed(struct m2_tenant *r, enum m2_err err, const struct m2
 
 /* ---- unloading ---------------------------------------------------------------------------------- */
 
+static void send_unload(struct m2_tenant *r, int64_t wait_s)
+{
+	const struct m2_ipc_unload unload = {.model = r->handle, .wait_s = wait_s};
+	(void)m2_child_send(&r->engine->child, M2_IPC_UNLOAD, &unload, NULL, 0);
+}
+
+void m2_tenant_drop_plan(struct m2_tenant *r)
+{
+	struct m2_why why;
+	send_unload(r, 0);
+	m2_tenant_record_end(r, m2_fail(M2_ECANCELED, &why, "nobody waited for it any more"), &why);
+	r->engine->head = NULL;
+	r->loaded = (struct m2_ipc_loaded){.model = r->handle}; /* it takes nothing */
+	r->state = M2_TENANT_UNLOADING;
+}
+
+void m2_tenant_refuse_plan(struct m2_tenant *r, const struct m2_why *why)
+{
+	send_unload(r, 0);
+	m2_tenant_load_failed(r, M2_ENOMEM, why);
+}
+
 /* It is to go and was not there yet. */
 static void never_loaded(struct m2_tenant *r)
 {
 	struct m2_why why;
+	if (r->state == M2_TENANT_PLANNED)
+		send_unload(r, 0);
 	const enum m2_err err = m2_fail(M2_ECANCELED, &why, "unloaded before it was loaded");
 	m2_tenant_record_end(r, err, &why);
 	m2_tenant_fail_waiting(r, err, &why);
@@ -105,20 +132,21 @@ void m2_residency_unload(struct m2_tenant *r, int64_t wait_s, struct m2_session 
 	}
 	if (wait_s < 0)
 		wait_s = WAIT_DEFAULT_S;
-	if (r->state == M2_TENANT_LOADING) {
+	if (r->state == M2_TENANT_LOADING || r->state == M2_TENANT_PLANNING) {
 		r->leave = true; /* a load cannot be interrupted */
 		r->leave_wait_s = wait_s;
 		return;
 	}
-	if (r->state == M2_TENANT_WAITING) {
+	if (r->state == M2_TENANT_WAITING || r->state == M2_TENANT_PLANNED) {
+		m2_residency_settle(r->engine);
 		never_loaded(r);
 		return;
 	}
 	if (r->state == M2_TENANT_UNLOADING)
 		return;
-	const struct m2_ipc_unload unload = {.model = r->handle, .wait_s = wait_s};
+	send_unload(r, wait_s);
 	r->state = M2_TENANT_UNLOADING;
-	(void)m2_child_send(&r->engine->child, M2_IPC_UNLOAD, &unload, NULL, 0);
+	r->closed = false;
 	m2_info("unloading %s from %s", r->variant.name, r->engine->device);
 	m2_notify_state(s);
 }
@@ -130,13 +158,14 @@ static void come_back(struct m2_tenant *r)
 	r->leave = false;
 	r->recorded = false;
 	r->served = 0;
-	m2_residency_load_next(r->engine);
+	r->pinned = r->variant.pinned;
+	m2_residency_settle(r->engine);
 	m2_notify_state(r->s);
 }
 
 static void gone(struct m2_tenant *r, uint64_t bytes)
 {
-	r->s->counters.unloads++;
+	r->s->counters.unloads += m2_tenant_bytes(r) > 0 ? 1 : 0; /* else it was a plan */
 	m2_tenant_answer_leaving(r, bytes);
 	if (!m2_list_empty(&r->waiting))
 		come_back(r);
@@ -149,17 +178,29 @@ void m2_residency_unloaded(struct m2_engine *worker, const struct m2_ipc_unloade
 	struct m2_tenant *r = m2_residency_find_handle(worker, unloaded->model);
 	if (r == NULL || r->state != M2_TENANT_UNLOADING)
 		return;
-	m2_info("%s has left %s: %llu bytes are free", r->variant.name, worker->device,
-		(unsigned long long)unloaded->bytes);
+	worker->info.memory_free = unloaded->memory_free;
+	if (unloaded->bytes > 0)
+		m2_info("%s has left %s: %llu bytes are free", r->variant.name, worker->device,
+			(unsigned long long)unloaded->bytes);
 	gone(r, unloaded->bytes);
-	m2_residency_load_next(worker);
+	m2_residency_settle(worker);
 }
 
 static bool is_idle(const struct m2_tenant *r)
 {
 	/* keep_alive 0 means "unload after use": one that was loaded on purpose waits for its first */
-	return r->state == M2_TENANT_READY && r->variant.keep_alive_s >= 0 && r->n_running == 0 &&
-	       m2_list_empty(&r->waiting) && (r->variant.keep_alive_s > 0 || r->served > 0);
+	return r->state == M2_TENANT_READY && !r->pinned && r->variant.keep_alive_s >= 0 &&
+	       r->n_running == 0 && m2_list_empty(&r->waiting) &&
+	       (r->variant.keep_alive_s > 0 || r->served > 0);
+}
+
+float m2_residency_leaves_in(const struct m2_tenant *r)
+{
+	const uint64_t now = m2_loop_now();
+	if (!is_idle(r))
+		return -1;
+	const uint64_t due = r->idle_ns + (uint64_t)r->variant.keep_alive_s * SECOND;
+	return due > now ? (float)((due - now) / 1000000) / 1000 : 0;
 }
 
 void m2_tenant_on_idle(void *ctx)
@@ -195,6 +236,7 @@ void m2_residency_session_left(struct m2_tenant *r)
 		r->idle_ns = m2_loop_now();
 	r->n_running = running;
 	r->n_waiting = waiting;
+	m2_residency_settle(r->engine);
 	if (!is_idle(r))
 		return;
 	const uint64_t due = r->idle_ns + (uint64_t)r->variant.keep_alive_s * SECOND;
@@ -226,19 +268,24 @@ static void restore(struct m2_tenant *r, bool was_loading)
 	if (was_loading && r->history >= 0)
 		m2_tenant_record_end(
 			r, m2_fail(M2_EWORKER, &why, "the worker ended while loading it"), &why);
+	r->standing = r->standing || r->state == M2_TENANT_READY;
+	r->closed = false;
 	r->state = M2_TENANT_WAITING;
 }
 
 void m2_residency_worker_ended(struct m2_engine *worker)
 {
 	struct m2_supervisor *s = worker->s;
-	worker->loading = NULL;
+	worker->loading = worker->head = NULL;
+	m2_loop_clear_timer(&s->loop, &worker->settle);
+	m2_residency_dry_worker_ended(worker);
 	M2_LIST_EACH(&s->residents, at)
 	{
 		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		if (r->engine != worker)
 			continue;
-		const bool was_loading = r->state == M2_TENANT_LOADING;
+		const bool was_loading =
+			r->state == M2_TENANT_LOADING || r->state == M2_TENANT_PLANNING;
 		for (struct m2_session *x; (x = m2_tenant_first(&r->running)) != NULL;)
 			m2_session_lost(x);
 		restore(r, was_loading);
