@@ -329,12 +329,26 @@ static enum m2_err check_text(
 	return err;
 }
 
+enum { HEADROOM = 65536, PER_BYTE = 24 };
+
+/* json-c that finds no memory in the middle leaves members out, or worse: ask for all it could need, and more
+ * than what others take meanwhile, before it begins. */
+static bool has_headroom(size_t length)
+{
+	void *volatile room = malloc(HEADROOM + PER_BYTE * length);
+	const bool found = room != NULL;
+	free(room);
+	return found;
+}
+
 enum m2_err m2_json_parse(const char *text, size_t length, int max_depth, const char *what,
 	struct json_object **out, struct m2_why *why)
 {
 	enum m2_err err = check_text(text, length, max_depth, what, why);
 	if (err != M2_OK)
 		return err;
+	if (!has_headroom(length))
+		return m2_fail(M2_ENOMEM, why, "%s: out of memory", what);
 	/* json-c counts the scalar inside as a level of its own */
 	struct json_tokener *tokener = json_tokener_new_ex(max_depth + 2);
 	if (tokener == NULL)

@@ -82,7 +82,9 @@ struct m2_results_header {
 	uint64_t engine_ns;            /* time inside the backend, of the steps it took part in */
 	uint64_t first_engine_ns;      /* the part of engine_ns before the first token */
 	_Atomic uint64_t published_ns; /* CLOCK_MONOTONIC: the last ring of the doorbell */
-	unsigned char reserved[336];
+	uint64_t paused_ns; /* between admission and end, while its slots were someone else's */
+	uint64_t pauses;    /* how often */
+	unsigned char reserved[320];
 	char message[512]; /* sentence for error, NUL-terminated */
 };
 

@@ -10,33 +10,70 @@
 #include "daemon/reply.h"
 #include "daemon/residency.h"
 
+static void answer_resident(struct m2_session *x, const struct m2_tenant *t)
+{
+	struct json_object *o = m2_session_result(x);
+	m2_reply_string(o, "name", t->variant.name);
+	m2_residency_put(t, o);
+	m2_session_end(x, o, NULL, 0);
+}
+
+/* Of a variant that is resident or on its way: nothing more would be done. */
+static void answer_dry_run(struct m2_session *x, const struct m2_tenant *t)
+{
+	struct json_object *o = m2_session_result(x);
+	m2_reply_string(o, "name", t->variant.name);
+	m2_residency_put(t, o);
+	m2_reply_string(o, "outcome", t->state == M2_TENANT_READY ? "resident" : "under way");
+	m2_residency_put_device(t->engine, o);
+	m2_session_end(x, o, NULL, 0);
+}
+
+/* What is registered under that name becomes a tenant, or is only asked about. */
+static enum m2_err load_registered(
+	struct m2_session *x, bool dry, struct m2_tenant **out, struct m2_why *why)
+{
+	struct m2_supervisor *s = x->s;
+	struct m2_store_entry entry;
+	struct m2_variant *v = malloc(sizeof *v);
+	enum m2_err err = v == NULL ? m2_fail(M2_ENOMEM, why, "out of memory")
+				    : m2_store_get(s->store, x->request.model, v, &entry, why);
+	if (err == M2_OK && dry)
+		m2_residency_dry_run(x, v);
+	else if (err == M2_OK)
+		err = m2_residency_want(s, v, &entry, x->request.uid, out, why);
+	free(v);
+	return err;
+}
+
 void m2_admin_load(struct m2_session *x)
 {
 	struct m2_supervisor *s = x->s;
 	struct m2_tenant *t = m2_residency_find(s, x->request.model);
-	struct m2_store_entry entry;
 	struct m2_why why;
+	const bool dry = (x->request.flags & M2_REQUEST_DRY_RUN) != 0;
 	enum m2_err err = M2_OK;
-	if (s->draining)
+	if (s->draining && !dry)
 		err = m2_fail(M2_EDRAINING, &why, "the daemon accepts no new work");
-	if (err == M2_OK && t == NULL) {
-		struct m2_variant *v = malloc(sizeof *v);
-		err = v == NULL ? m2_fail(M2_ENOMEM, &why, "out of memory")
-				: m2_store_get(s->store, x->request.model, v, &entry, &why);
-		if (err == M2_OK)
-			err = m2_residency_want(s, v, &entry, x->request.uid, &t, &why);
-		free(v);
-	}
+	if (err == M2_OK && t == NULL)
+		err = load_registered(x, dry, &t, &why);
 	if (err != M2_OK) {
 		m2_session_fail(x, err, &why);
-	} else if (t->state == M2_TENANT_READY) {
-		struct json_object *o = m2_session_result(x);
-		m2_reply_string(o, "name", t->variant.name);
-		m2_residency_put(t, o);
-		m2_session_end(x, o, NULL, 0);
-	} else {
-		m2_residency_wait(t, x);
+		return;
 	}
+	if (dry) {
+		if (t != NULL)
+			answer_dry_run(x, t);
+		return;
+	}
+	if ((x->request.flags & M2_REQUEST_PIN) != 0) {
+		t->pinned = true;
+		m2_residency_settle(t->engine); /* who counted on its leaving waits in vain */
+	}
+	if (t->state == M2_TENANT_READY)
+		answer_resident(x, t);
+	else
+		m2_residency_wait(t, x);
 }
 
 void m2_admin_unload(struct m2_session *x)

@@ -114,6 +114,11 @@ static enum m2_err begin(struct m2_engine *engine, const struct m2_variant *v,
 	memcpy(c->name, v->name, sizeof c->name);
 	memcpy(c->registration, registration, sizeof c->registration);
 	c->files = json_object_new_array();
+	if (c->files == NULL) {
+		free(body);
+		free(c);
+		return m2_fail(M2_ENOMEM, why, "out of memory");
+	}
 	c->started_ns = m2_loop_now();
 	const bool sent = m2_child_send(&engine->child, M2_IPC_CHECK, &packet, body,
 		sizeof *v + packet.n_known * sizeof(struct m2_ipc_file));
@@ -272,7 +277,7 @@ void m2_checks_file(struct m2_engine *worker, const struct m2_ipc_checked *check
 	else
 		was_not_read(c, &p, o);
 	c->bytes += p.file.bytes;
-	json_object_array_add(c->files, o);
+	m2_reply_append(c->files, o);
 }
 
 void m2_checks_progress(struct m2_engine *worker, const struct m2_ipc_check_progress *progress)
@@ -300,11 +305,11 @@ static void answer(struct m2_check *c, enum m2_err err, const struct m2_why *why
 	const double seconds = (double)(m2_loop_now() - c->started_ns) / 1e9;
 	m2_reply_string(o, "name", c->name);
 	m2_reply_string(o, "state", c->failed || err != M2_OK ? "failed" : "ok");
-	json_object_object_add(o, "files", json_object_get(c->files));
+	m2_reply_add(o, "files", json_object_get(c->files));
 	m2_reply_u64(o, "bytes", c->bytes);
 	m2_reply_seconds(o, "seconds", (float)seconds);
 	if (err != M2_OK)
-		json_object_object_add(o, "error", m2_reply_error_object(err, why));
+		m2_reply_add(o, "error", m2_reply_error_object(err, why));
 	m2_info("%s: %zu files verified, %llu bytes in %.1f s: %s", c->name,
 		json_object_array_length(c->files), (unsigned long long)c->bytes, seconds,
 		c->failed || err != M2_OK ? "not as recorded" : "as recorded");
@@ -361,7 +366,7 @@ void m2_checks_put_files(struct m2_supervisor *s, const char *name, struct json_
 	size_t count;
 	struct m2_why why;
 	struct json_object *array = json_object_new_array();
-	json_object_object_add(o, "files", array);
+	m2_reply_add(o, "files", array);
 	if (m2_store_files(s->store, name, &files, &count, &why) != M2_OK) {
 		m2_warn("%s: checksums: %s", name, why.text);
 		return;
@@ -378,7 +383,7 @@ void m2_checks_put_files(struct m2_supervisor *s, const char *name, struct json_
 		m2_reply_string(one, "state", changed ? "changed" : "ok");
 		if (changed)
 			m2_reply_string(one, "found", f->found);
-		json_object_array_add(array, one);
+		m2_reply_append(array, one);
 	}
 	free(files);
 }

@@ -204,13 +204,23 @@ bool m2_child_send(struct m2_child *c, enum m2_ipc_type type, const void *fixed,
 	struct m2_why why = {.text = ""};
 	if (c->channel == NULL || c->watch.fd < 0)
 		return false;
-	if (m2_ipc_send(c->channel, type, fixed, body, body_bytes, &why) != M2_OK) {
+	const enum m2_err err = m2_ipc_send(c->channel, type, fixed, body, body_bytes, &why);
+	if (err == M2_ENOMEM) { /* our want, not the child's: it and what it runs live on */
+		m2_error("%s: a message could not be sent: %s", c->name, why.text);
+		return false;
+	}
+	if (err != M2_OK) {
 		channel_failed(c, &why);
 		return false;
 	}
 	if (m2_ipc_channel_wants_write(c->channel))
 		watch_writes(c);
 	return true;
+}
+
+bool m2_child_listens(const struct m2_child *c)
+{
+	return c->channel != NULL && c->watch.fd >= 0;
 }
 
 void m2_child_kill(struct m2_child *c, const char *why)
@@ -241,6 +251,7 @@ void m2_child_reaped(struct m2_child *c, int status)
 {
 	struct m2_why why = {.text = ""};
 	m2_loop_clear_timer(c->loop, &c->end);
+	c->ended_pid = c->pid;
 	c->pid = 0;
 	/* what it said last; a packet's handler finds a dead child and sends nothing */
 	m2_loop_remove(c->loop, &c->watch);

@@ -41,9 +41,10 @@ struct m2_child {
 	uint64_t pause_most_ns;   /* longest pause before it is started again */
 
 	/* for the owner to read */
-	pid_t pid;     /* 0: none */
-	bool ready;    /* set by the owner on the child's own word, cleared here */
-	uint32_t life; /* how many times it was started: its generation */
+	pid_t pid;       /* 0: none */
+	pid_t ended_pid; /* of the last one that ended; 0: none has */
+	bool ready;      /* set by the owner on the child's own word, cleared here */
+	uint32_t life;   /* how many times it was started: its generation */
 	uint32_t restarts;
 	uint64_t started_ns;
 
@@ -59,9 +60,13 @@ struct m2_child {
 /* Start it.  A failure (no processes, no memory) is logged and tried again like an early death. */
 void m2_child_start(struct m2_child *child);
 
-/* Queue a packet; false when there is no process to send to.  A peer that does not read is killed. */
+/* Queue a packet; false when there is no process to send to, or no memory or descriptor for a body beyond
+ * M2_IPC_INLINE: then the child still listens, and did not get it.  A peer that does not read is killed. */
 bool m2_child_send(struct m2_child *child, enum m2_ipc_type type, const void *fixed,
 	const void *body, size_t body_bytes);
+
+/* May it be sent to?  false: there is none, or it is ending, and `ended` follows. */
+bool m2_child_listens(const struct m2_child *child);
 
 /* Kill it, saying why in the log; it starts again. */
 void m2_child_kill(struct m2_child *child, const char *why);

@@ -43,15 +43,17 @@ static void (*const handlers[M2_OP_COUNT])(struct m2_session *session) = {
 static void refuse(struct m2_supervisor *s, const struct m2_request *r, enum m2_err err,
 	const struct m2_why *why)
 {
+	char plain[M2_REPLY_PLAIN_BYTES];
 	struct m2_ipc_reply reply = {.route = r->route, .uid = r->uid};
 	size_t length = 0;
 	struct json_object *o = m2_reply_error(r, err, why);
-	const char *text =
-		o != NULL ? json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN, &length)
-			  : NULL;
+	const char *text = m2_reply_text(o, &length);
+	if (text == NULL) {
+		length = m2_reply_plain(r, plain);
+		text = plain;
+	}
 	reply.header_bytes = (uint32_t)length;
-	if (text != NULL)
-		(void)m2_child_send(&s->gate, M2_IPC_GATE_REPLY, &reply, text, length);
+	(void)m2_child_send(&s->gate, M2_IPC_GATE_REPLY, &reply, text, length);
 	json_object_put(o);
 }
 
@@ -78,8 +80,12 @@ static void resume(struct m2_session *x, const struct m2_request *again)
 	if (x->accepted)
 		m2_session_send_accepted(x);
 	if (x->state == M2_SESSION_ENDED && x->answer != NULL) {
-		json_object_object_add(x->answer, "id", json_object_new_uint64(again->client_id));
+		m2_reply_add(x->answer, "id", json_object_new_uint64(again->client_id));
 		m2_session_send(x, json_object_get(x->answer), NULL, 0);
+	} else if (x->state == M2_SESSION_ENDED) {
+		refuse(x->s, again,
+			m2_fail(M2_ENOENT, &why, "this request has ended; its answer is not kept"),
+			&why);
 	}
 }
 
@@ -114,12 +120,22 @@ enum m2_err m2_dispatch_packet(
 		const struct m2_ipc_hello *hello = packet->fixed;
 		if (hello->version != M2_WIRE_VERSION || hello->generation != s->gate.life)
 			return m2_fail(M2_EPROTO, why, "the gate is another version");
+		s->gate_spoke = true;
+		if (s->gate.ready) /* it says so every second */
+			return M2_OK;
 		s->gate.ready = true;
 		m2_debug("the endpoints answer");
 		m2_notify_state(s);
 		return M2_OK;
 	}
 	const struct m2_request *r = packet->fixed;
+	if (packet->body_lost) {
+		struct m2_why lost;
+		refuse(s, r,
+			m2_fail(M2_ENOMEM, &lost, "no memory or descriptor to take the prompt"),
+			&lost);
+		return M2_OK;
+	}
 	const enum m2_err err = m2_request_check(r, packet->body_bytes, why);
 	if (err != M2_OK)
 		return err;

@@ -15,12 +15,14 @@
 #include "daemon/inform.h"
 #include "daemon/reply.h"
 #include "daemon/residency.h"
+#include "daemon/residency_internal.h"
 #include "daemon/runtime.h"
+#include "daemon/users.h"
 #include "daemon/sessions.h"
 #include "kernels/backend.h"
 
 #define SECOND     UINT64_C(1000000000)
-#define SILENT     (30 * SECOND)  /* a step loop that does not turn that long hangs */
+#define SLOW_LOAD  4              /* times as long a load may hold the step loop up */
 #define FRESH      (3 * SECOND)   /* three beats */
 #define SLOW_START (120 * SECOND) /* and a device that does not open that long */
 
@@ -43,6 +45,14 @@ static void arguments(void *ctx, struct m2_arguments *args)
 		args, "--log-level=%s", o->log_level[0] != '\0' ? o->log_level : c->log_level);
 }
 
+/* A step loop that does not turn that long hangs. */
+static uint64_t bearable(const struct m2_engine *w)
+{
+	return (uint64_t)w->s->config.step_timeout_s * SECOND;
+}
+
+enum { UNOPENED_MAX = 3 };
+
 /* ---- what it says ------------------------------------------------------------------------------- */
 
 /* The session a packet speaks of, if it is at this worker. */
@@ -64,9 +74,21 @@ static enum m2_err on_ready(
 	w->info = ready->device;
 	w->info.name[sizeof w->info.name - 1] = w->info.path[sizeof w->info.path - 1] = '\0';
 	w->child.ready = true;
+	w->unopened = 0;
+	w->opened = true;
 	w->heartbeat_ns = m2_loop_now();
+	m2_loop_set_timer(&w->s->loop, &w->watch, w->heartbeat_ns + bearable(w));
 	m2_info("%s is ready: %s, %s", w->child.name, w->info.name, w->info.path);
-	m2_residency_load_next(w);
+	m2_residency_worker_ready(w);
+	return M2_OK;
+}
+
+static enum m2_err on_planned(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	(void)why;
+	w->heartbeat_ns = m2_loop_now();
+	m2_residency_planned(w, packet->fixed);
 	return M2_OK;
 }
 
@@ -134,6 +156,7 @@ static enum m2_err on_finished(
 		return M2_OK;
 	counters->prompt_tokens += f->prompt_tokens;
 	counters->generated_tokens += f->generated_tokens;
+	m2_users_book(x, f);
 	if (f->err == M2_OK)
 		counters->finished++;
 	else if (f->err == M2_ECANCELED)
@@ -195,6 +218,8 @@ static enum m2_err on_stats(
 	if (packet->body_bytes != stats->n_models * sizeof(struct m2_ipc_model_stats))
 		return m2_fail(M2_EPROTO, why, "figures of wrong length");
 	w->stats = *stats;
+	w->info.memory_total = stats->memory_total;
+	w->info.memory_free = stats->memory_free;
 	for (uint32_t i = 0; i < stats->n_models; i++) {
 		struct m2_ipc_model_stats one;
 		memcpy(&one, (const char *)packet->body + i * sizeof one, sizeof one);
@@ -231,12 +256,31 @@ static enum m2_err on_check_ended(
 	return M2_OK;
 }
 
+/* We have no memory or descriptor to take a large answer: its request ends with that. */
+static enum m2_err on_body_lost(struct m2_engine *w, const struct m2_ipc_packet *packet)
+{
+	struct m2_why why;
+	const struct m2_ipc_data *data = packet->fixed;
+	struct m2_session *x = packet->type == M2_IPC_DATA ? session_of(w, data->request) : NULL;
+	const enum m2_err err =
+		m2_fail(M2_ENOMEM, &why, "no memory or descriptor to take the answer");
+	m2_error("%s: %s", w->child.name, why.text);
+	if (x != NULL)
+		m2_session_fail(x, err, &why);
+	if (packet->type == M2_IPC_STATS_REPLY) {
+		w->asked = false;
+		m2_inform_stats(w->s);
+	}
+	return M2_OK;
+}
+
 static enum m2_err on_packet(void *ctx, const struct m2_ipc_packet *packet, struct m2_why *why)
 {
 	static enum m2_err (*const handlers[M2_IPC_TYPE_COUNT])(
 		struct m2_engine *, const struct m2_ipc_packet *, struct m2_why *) = {
 		[M2_IPC_WORKER_READY] = on_ready,
 		[M2_IPC_PROGRESS] = on_progress,
+		[M2_IPC_PLANNED] = on_planned,
 		[M2_IPC_LOADED] = on_loaded,
 		[M2_IPC_UNLOADED] = on_unloaded,
 		[M2_IPC_ACCEPTED] = on_accepted,
@@ -246,36 +290,46 @@ static enum m2_err on_packet(void *ctx, const struct m2_ipc_packet *packet, stru
 		[M2_IPC_REFUSED] = on_refused,
 		[M2_IPC_HEARTBEAT] = on_heartbeat,
 		[M2_IPC_STATS_REPLY] = on_stats,
+		[M2_IPC_USERS] = m2_users_on_stats,
 		[M2_IPC_CHECKED] = on_checked,
 		[M2_IPC_CHECK_PROGRESS] = on_check_progress,
 		[M2_IPC_CHECK_ENDED] = on_check_ended,
 	};
 	assert(handlers[packet->type] != NULL); /* the channel's table lets nothing else through */
+	if (packet->body_lost)
+		return on_body_lost(ctx, packet);
 	return handlers[packet->type](ctx, packet, why);
 }
 
 /* ---- its life ----------------------------------------------------------------------------------- */
 
-/* A segment that some session of another worker, or a finished one, still has. */
-static bool segment_in_use(void *ctx, const char *name)
+/* Not for the sweep after this worker: another one's segment, or one that a session still has. */
+static bool keep_segment(void *ctx, const char *name)
 {
-	struct m2_supervisor *s = ctx;
+	const struct m2_engine *w = ctx;
+	struct m2_supervisor *s = w->s;
+	if (!m2_runtime_segment_made_by(name, w->child.ended_pid))
+		return true;
 	M2_LIST_EACH(&s->holding, at)
 	if (strcmp(M2_LIST_OF(at, struct m2_session, of_holding)->acceptance.segment, name) == 0)
 		return true;
-	M2_LIST_EACH(&s->live, at)
-	{
-		const struct m2_session *x = M2_LIST_OF(at, struct m2_session, of_state);
-		if (x->accepted && strcmp(x->acceptance.segment, name) == 0)
-			return true;
-	}
 	return false;
 }
 
-/* With several workers a live one may just be making a segment that no session knows of yet. */
-static bool alone(const struct m2_supervisor *s)
+/* The device does not open, time after time: those who wait for it are told, and not left to wait.  It is
+ * tried on all the same; who asks later hears of the next attempt. */
+static void refuse_waiting(struct m2_engine *w)
 {
-	return s->workers.next == s->workers.prev;
+	struct m2_why why;
+	const enum m2_err err = m2_fail(M2_EDEVICE, &why,
+		"device %s could not be opened, %u times in a row: the daemon's log says why",
+		w->device, w->unopened);
+	M2_LIST_EACH(&w->s->residents, at)
+	{
+		struct m2_tenant *t = M2_LIST_OF(at, struct m2_tenant, link);
+		if (t->engine == w && t->state == M2_TENANT_WAITING)
+			m2_tenant_load_failed(t, err, &why);
+	}
 }
 
 static void on_ended(void *ctx)
@@ -285,8 +339,11 @@ static void on_ended(void *ctx)
 	w->asked = false;
 	m2_checks_worker_ended(w);
 	m2_residency_worker_ended(w);
-	if (alone(w->s))
-		m2_runtime_sweep(w->s, segment_in_use, w->s);
+	w->unopened += w->opened ? 0 : 1;
+	w->opened = false;
+	if (w->unopened >= UNOPENED_MAX)
+		refuse_waiting(w);
+	m2_runtime_sweep(w->s, keep_segment, w);
 	m2_inform_stats(w->s);
 	if (!w->child.unwanted)
 		m2_loop_set_timer(&w->s->loop, &w->watch, m2_loop_now() + SLOW_START);
@@ -296,7 +353,7 @@ static uint64_t silent_at(const struct m2_engine *w)
 {
 	if (!w->child.ready)
 		return w->child.started_ns + SLOW_START;
-	return w->loading != NULL ? UINT64_MAX : w->heartbeat_ns + SILENT;
+	return w->heartbeat_ns + (w->loading != NULL ? SLOW_LOAD : 1) * bearable(w);
 }
 
 static void on_watch(void *ctx)
@@ -305,16 +362,16 @@ static void on_watch(void *ctx)
 	const uint64_t now = m2_loop_now();
 	const uint64_t at = silent_at(w);
 	if (at <= now && w->child.pid > 0)
-		m2_child_kill(&w->child, w->child.ready ? "its step loop has been silent for 30 s"
+		m2_child_kill(&w->child, w->child.ready ? "its step loop is silent (step_timeout)"
 							: "it did not open its device in 120 s");
-	m2_loop_set_timer(&w->s->loop, &w->watch, at > now && at != UINT64_MAX ? at : now + SILENT);
+	m2_loop_set_timer(&w->s->loop, &w->watch, at > now ? at : now + bearable(w));
 }
 
 /* The service's own watchdog goes hungry sooner: how long it bears that is systemd's setting. */
 static uint64_t fresh_until(const struct m2_engine *w)
 {
 	const uint64_t at = silent_at(w);
-	return w->child.ready && at != UINT64_MAX ? w->heartbeat_ns + FRESH : at;
+	return w->child.ready && w->loading == NULL ? w->heartbeat_ns + FRESH : at;
 }
 
 bool m2_engines_fresh(const struct m2_supervisor *s)
@@ -326,12 +383,12 @@ bool m2_engines_fresh(const struct m2_supervisor *s)
 	return true;
 }
 
-static enum m2_err start_worker(struct m2_supervisor *s, const char *device, const char *backend,
-	int32_t ordinal, struct m2_engine **out, struct m2_why *why)
+struct m2_engine *m2_engine_create(
+	struct m2_supervisor *s, const char *device, const char *backend, int32_t ordinal)
 {
 	struct m2_engine *w = calloc(1, sizeof *w);
 	if (w == NULL)
-		return m2_fail(M2_ENOMEM, why, "out of memory");
+		return NULL;
 	w->s = s;
 	w->ordinal = ordinal;
 	(void)snprintf(w->device, sizeof w->device, "%s", device);
@@ -345,7 +402,17 @@ static enum m2_err start_worker(struct m2_supervisor *s, const char *device, con
 	w->child.packet = on_packet;
 	w->child.ended = on_ended;
 	w->watch = (struct m2_timer){.fn = on_watch, .ctx = w};
+	w->settle = (struct m2_timer){.fn = m2_residency_on_settle, .ctx = w};
 	m2_list_append(&s->workers, &w->link);
+	return w;
+}
+
+static enum m2_err start_worker(struct m2_supervisor *s, const char *device, const char *backend,
+	int32_t ordinal, struct m2_engine **out, struct m2_why *why)
+{
+	struct m2_engine *w = m2_engine_create(s, device, backend, ordinal);
+	if (w == NULL)
+		return m2_fail(M2_ENOMEM, why, "out of memory");
 	m2_child_start(&w->child);
 	m2_loop_set_timer(&s->loop, &w->watch, m2_loop_now() + SLOW_START);
 	*out = w;
@@ -382,6 +449,7 @@ void m2_engines_finish(struct m2_supervisor *s)
 	while (!m2_list_empty(&s->workers)) {
 		struct m2_engine *w = M2_LIST_OF(s->workers.next, struct m2_engine, link);
 		m2_loop_clear_timer(&s->loop, &w->watch);
+		m2_loop_clear_timer(&s->loop, &w->settle);
 		m2_loop_clear_timer(&s->loop, &w->child.again);
 		m2_loop_clear_timer(&s->loop, &w->child.end);
 		m2_list_remove(&w->link);

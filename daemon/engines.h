@@ -2,7 +2,8 @@
  * and what follows from it.
  *
  * A worker is started when the first variant wants its device (the cpu's at start).  Its step loop sends
- * a heartbeat every second; one that is silent for 30 s while it is not loading is killed.
+ * a heartbeat every second; one that is silent for step_timeout, or four times as long while it loads, is
+ * killed.
  * Threads: the supervisor's one.
  */
 #ifndef M2_DAEMON_ENGINES_H
@@ -25,9 +26,13 @@ struct m2_engine {
 	char device[16];  /* "cpu", "cuda:0": as variants name it */
 	char backend[16]; /* what runs there */
 	int32_t ordinal;
-	struct m2_device_info info; /* valid once it was ready */
-	struct m2_tenant *loading;
+	struct m2_device_info info; /* valid once it was ready; memory_free: as it last said */
+	struct m2_tenant *head;     /* of the line: planning, planned or loading; NULL: none */
+	struct m2_tenant *loading;  /* that one while the worker plans or loads it */
+	struct m2_timer settle;     /* look at the line */
 	uint64_t heartbeat_ns;
+	uint32_t unopened; /* processes in a row that ended before their device was open */
+	bool opened;       /* this one's is */
 	uint64_t steps;
 	struct m2_ipc_stats stats;
 	bool asked; /* STATS is on its way */
@@ -37,6 +42,10 @@ struct m2_engine {
 /* The worker for a variant's device, started if need be.  EUNSUPPORTED: this build or host has none. */
 enum m2_err m2_engine_for(struct m2_supervisor *s, const struct m2_variant *v,
 	struct m2_engine **out, struct m2_why *why);
+
+/* One of the list that no process belongs to yet; NULL without memory. */
+struct m2_engine *m2_engine_create(
+	struct m2_supervisor *s, const char *device, const char *backend, int32_t ordinal);
 
 /* Has every worker's step loop turned lately?  One that starts or loads counts as fresh. */
 bool m2_engines_fresh(const struct m2_supervisor *s);

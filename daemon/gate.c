@@ -27,6 +27,7 @@
 #include <zmq.h>
 
 #include "common/limits.h"
+#include "daemon/gate_guard.h"
 #include "daemon/gate_parse.h"
 #include "daemon/gate_peers.h"
 #include "daemon/ipc.h"
@@ -41,7 +42,9 @@ enum {
 	HEARTBEAT_MS = 10000,
 	HEARTBEAT_TIMEOUT_MS = 30000,
 	BACKLOG = 1024,
-	PEERS_MAX = 65536
+	HEADROOM = 100000, /* bytes that must be free to take a message */
+	BEAT_MS = 1000,    /* between two words of life to the supervisor */
+	PEERS_MAX = 32768  /* as many connections as the guards let be, on both endpoints */
 };
 #define MEMORY_MAX (UINT64_C(2) << 30) /* address space; the stacks and arenas of threads count */
 
@@ -51,6 +54,9 @@ struct gate {
 	void *sockets[2]; /* by enum m2_endpoint */
 	struct m2_ipc_channel *channel;
 	struct m2_peers *peers;
+	struct m2_guard *guards[2]; /* likewise */
+	uint64_t beat_ns;
+	bool broken; /* an answer was lost: end, so that it is asked for again */
 	bool stop;
 };
 
@@ -130,7 +136,14 @@ static enum m2_err bind_socket(
 	g->sockets[which] = zmq_socket(g->context, ZMQ_ROUTER);
 	if (g->sockets[which] == NULL)
 		return m2_fail(M2_EIO, why, "zmq socket: %s", zmq_strerror(errno));
+	struct rlimit files = {.rlim_cur = 1024};
+	(void)getrlimit(RLIMIT_NOFILE, &files);
 	enum m2_err err = set_options(g->sockets[which], why);
+	if (err == M2_OK)
+		err = m2_guard_create(g->context, g->sockets[which],
+			which == M2_ENDPOINT_CLIENT ? "client" : "control",
+			g->options->connections_per_user, m2_guard_total(files.rlim_cur),
+			&g->guards[which], why);
 	if (err != M2_OK)
 		return err;
 	const mode_t before = umask(0777 & ~mode);
@@ -183,18 +196,25 @@ static enum m2_err start(struct gate *g, struct m2_why *why)
 
 /* ---- out ---------------------------------------------------------------------------------------- */
 
+/* What a client does not take is dropped: it is gone, or does not read, and asks again if it wants.  What we
+ * have no memory for would be waited for: this gate ends, and the next one is asked again. */
 static void send_frames(struct gate *g, const struct m2_route *to, const void *header,
 	size_t header_bytes, const void *payload, size_t payload_bytes)
 {
 	void *socket = g->sockets[to->endpoint];
 	const bool more = payload_bytes > 0;
-	if (zmq_send(socket, to->id, to->length, ZMQ_SNDMORE | ZMQ_DONTWAIT) < 0) {
-		m2_debug("answer dropped: %s", zmq_strerror(errno)); /* gone, or it does not read */
+	bool sent = zmq_send(socket, to->id, to->length, ZMQ_SNDMORE | ZMQ_DONTWAIT) >= 0;
+	if (!sent && (errno == EAGAIN || errno == EHOSTUNREACH)) {
+		m2_debug("answer dropped: %s", zmq_strerror(errno));
 		return;
 	}
-	if (zmq_send(socket, header, header_bytes, (more ? ZMQ_SNDMORE : 0) | ZMQ_DONTWAIT) < 0 ||
-		(more && zmq_send(socket, payload, payload_bytes, ZMQ_DONTWAIT) < 0))
-		m2_debug("answer cut off: %s", zmq_strerror(errno));
+	sent = sent &&
+	       zmq_send(socket, header, header_bytes, (more ? ZMQ_SNDMORE : 0) | ZMQ_DONTWAIT) >= 0;
+	sent = sent && (!more || zmq_send(socket, payload, payload_bytes, ZMQ_DONTWAIT) >= 0);
+	if (!sent && !g->broken) {
+		g->broken = true;
+		m2_error("an answer could not be sent: %s", zmq_strerror(errno));
+	}
 }
 
 static void deliver(struct gate *g, const struct m2_ipc_packet *packet)
@@ -216,13 +236,15 @@ static void deliver(struct gate *g, const struct m2_ipc_packet *packet)
 static void refuse(
 	struct gate *g, const struct m2_request *r, enum m2_err err, const struct m2_why *why)
 {
+	char plain[M2_REPLY_PLAIN_BYTES];
 	struct json_object *o = m2_reply_error(r, err, why);
 	size_t length = 0;
-	const char *text =
-		o != NULL ? json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN, &length)
-			  : NULL;
-	if (text != NULL)
-		send_frames(g, &r->route, text, length, NULL, 0);
+	const char *text = m2_reply_text(o, &length);
+	if (text == NULL) {
+		length = m2_reply_plain(r, plain);
+		text = plain;
+	}
+	send_frames(g, &r->route, text, length, NULL, 0);
 	json_object_put(o);
 }
 
@@ -296,12 +318,28 @@ static enum m2_err handle_message(
 	}
 	err = m2_ipc_send(g->channel, M2_IPC_GATE_REQUEST, &r, body, body_bytes, why);
 	free(body);
+	if (err == M2_ENOMEM) { /* for this one body: the channel is whole */
+		refuse(g, &r, err, why);
+		return M2_OK;
+	}
 	return err;
+}
+
+/* A gate short of memory gives way to a new one before it loses anybody's words. */
+static bool has_headroom(void)
+{
+	void *volatile room = malloc(HEADROOM);
+	const bool found = room != NULL;
+	free(room);
+	return found;
 }
 
 static enum m2_err read_socket(struct gate *g, enum m2_endpoint endpoint, struct m2_why *why)
 {
 	enum m2_err err = M2_OK;
+	if (!has_headroom())
+		return m2_fail(
+			M2_ENOMEM, why, "this gate is out of memory, and gives way to another");
 	/* stop as soon as the supervisor does not take what there is: back-pressure, not a queue */
 	for (int i = 0; i < BURST && err == M2_OK && !m2_ipc_channel_wants_write(g->channel); i++) {
 		zmq_msg_t frames[FRAMES_MAX];
@@ -329,6 +367,8 @@ static enum m2_err read_channel(struct gate *g, struct m2_why *why)
 			return err;
 		if (packet.type == M2_IPC_GATE_STOP)
 			g->stop = true;
+		else if (packet.body_lost)
+			g->broken = true;
 		else
 			deliver(g, &packet);
 	}
@@ -337,36 +377,60 @@ static enum m2_err read_channel(struct gate *g, struct m2_why *why)
 
 /* ---- the loop ----------------------------------------------------------------------------------- */
 
+/* The supervisor ends a gate that is silent: a loop that hangs answers nobody. */
+static enum m2_err beat(struct gate *g, struct m2_why *why)
+{
+	const struct m2_ipc_hello hello = {M2_WIRE_VERSION, g->options->generation};
+	const uint64_t now = now_ns();
+	/* while it does not read, what waits already says that we live */
+	if (now - g->beat_ns < BEAT_MS * UINT64_C(1000000) ||
+		m2_ipc_channel_wants_write(g->channel))
+		return M2_OK;
+	g->beat_ns = now;
+	return m2_ipc_send(g->channel, M2_IPC_GATE_READY, &hello, NULL, 0, why);
+}
+
 static enum m2_err turn(struct gate *g, struct m2_why *why)
 {
 	const bool full = m2_ipc_channel_wants_write(g->channel);
-	zmq_pollitem_t items[3] = {
+	zmq_pollitem_t items[5] = {
 		{NULL, m2_ipc_channel_fd(g->channel),
 			(short)(full ? ZMQ_POLLIN | ZMQ_POLLOUT : ZMQ_POLLIN), 0},
+		{m2_guard_events(g->guards[M2_ENDPOINT_CLIENT]), 0, ZMQ_POLLIN, 0},
+		{m2_guard_events(g->guards[M2_ENDPOINT_CONTROL]), 0, ZMQ_POLLIN, 0},
 		{g->sockets[M2_ENDPOINT_CONTROL], 0, ZMQ_POLLIN, 0},
 		{g->sockets[M2_ENDPOINT_CLIENT], 0, ZMQ_POLLIN, 0},
 	};
-	if (zmq_poll(items, full ? 1 : 3, -1) < 0)
+	if (zmq_poll(items, full ? 3 : 5, BEAT_MS) < 0)
 		return errno == EINTR ? M2_OK
 				      : m2_fail(M2_EIO, why, "zmq poll: %s", zmq_strerror(errno));
-	enum m2_err err = M2_OK;
-	if (items[0].revents != 0) {
+	for (int i = 1; i <= 2; i++)
+		if (items[i].revents != 0)
+			m2_guard_turn(g->guards[i - 1]);
+	enum m2_err err = beat(g, why);
+	if (err == M2_OK && items[0].revents != 0) {
 		err = m2_ipc_flush(g->channel, why);
 		if (err == M2_OK)
 			err = read_channel(g, why);
 	}
-	if (err == M2_OK && (items[1].revents & ZMQ_POLLIN) != 0)
+	if (err == M2_OK && (items[3].revents & ZMQ_POLLIN) != 0)
 		err = read_socket(g, M2_ENDPOINT_CONTROL, why);
-	if (err == M2_OK && (items[2].revents & ZMQ_POLLIN) != 0)
+	if (err == M2_OK && (items[4].revents & ZMQ_POLLIN) != 0)
 		err = read_socket(g, M2_ENDPOINT_CLIENT, why);
+	if (err == M2_OK && g->broken)
+		err = m2_fail(
+			M2_ENOMEM, why, "this gate has lost an answer, and gives way to another");
 	return err;
 }
 
 static void finish(struct gate *g)
 {
-	for (int i = 0; i < 2; i++)
-		if (g->sockets[i] != NULL)
-			(void)zmq_close(g->sockets[i]);
+	for (int i = 0; i < 2; i++) {
+		if (g->sockets[i] == NULL)
+			continue;
+		m2_guard_destroy(&g->guards[i], g->sockets[i]);
+		(void)zmq_close(g->sockets[i]);
+	}
 	if (g->context != NULL)
 		(void)zmq_ctx_term(g->context);
 	m2_peers_destroy(&g->peers);

@@ -27,7 +27,8 @@ enum target {       /* how a value is stored */
 	TO_STREAM,
 	TO_STOP_TOKENS,
 	TO_STOP,
-	TO_BIAS
+	TO_BIAS,
+	TO_PRIORITY
 };
 
 struct place {
@@ -64,6 +65,7 @@ static const struct place places[] = {
 	{"echo", TO_FLAG, 0, M2_REQUEST_ECHO},
 	{"logits", TO_FLAG, 0, M2_REQUEST_LOGITS},
 	{"deadline_ms", TO_I64, AT(deadline_ms), 0},
+	{"priority", TO_PRIORITY, 0, 0},
 	{"stream", TO_STREAM, 0, 0},
 	{"request", TO_U64, AT(request), 0},
 	{"target", TO_KEY, AT(target), 0},
@@ -71,6 +73,8 @@ static const struct place places[] = {
 	{"replace", TO_FLAG, 0, M2_REQUEST_REPLACE},
 	{"wait_s", TO_I64, AT(wait_s), 0},
 	{"stop_daemon", TO_FLAG, 0, M2_REQUEST_STOP_DAEMON},
+	{"dry_run", TO_FLAG, 0, M2_REQUEST_DRY_RUN},
+	{"pin", TO_FLAG, 0, M2_REQUEST_PIN},
 	{"resume", TO_FLAG, 0, M2_REQUEST_RESUME},
 };
 #undef AT
@@ -106,21 +110,24 @@ static enum m2_err store_key(const char *field, const char *text, uint8_t *out, 
 		    : M2_OK;
 }
 
-/* A word and the flag that it sets; the first is the default. */
+/* A word and what it stands for; the first is the default. */
 struct word {
 	const char *text;
-	uint32_t flag;
+	uint32_t value;
 };
 static const struct word inputs[] = {{"text", 0}, {"tokens", M2_REQUEST_TOKENS},
 	{"chat", M2_REQUEST_CHAT}, {"fill", M2_REQUEST_FILL}, {NULL, 0}};
+static const struct word priorities[] = {{"normal", M2_PRIORITY_NORMAL}, {"low", M2_PRIORITY_LOW},
+	{"high", M2_PRIORITY_HIGH}, {NULL, 0}};
 static const struct word streams[] = {{"memory", 0}, {"messages", M2_REQUEST_MESSAGES}, {NULL, 0}};
 
-static enum m2_err store_word(
-	const char *field, const char *text, const struct word *words, struct parse *p)
+/* The word's value is added to *to. */
+static enum m2_err store_word(const char *field, const char *text, const struct word *words,
+	uint32_t *to, struct parse *p)
 {
 	for (const struct word *w = words; w->text != NULL; w++)
 		if (strcmp(text, w->text) == 0) {
-			p->r->flags |= w->flag;
+			*to |= w->value;
 			return M2_OK;
 		}
 	return m2_fail_field(M2_EINVAL, p->why, field,
@@ -169,9 +176,18 @@ static enum m2_err store(struct parse *p, const struct place *at, struct json_ob
 	case TO_KEY:
 		return store_key(at->field, json_object_get_string(value), (uint8_t *)to, p->why);
 	case TO_INPUT:
-		return store_word(at->field, json_object_get_string(value), inputs, p);
+		return store_word(
+			at->field, json_object_get_string(value), inputs, &p->r->flags, p);
 	case TO_STREAM:
-		return store_word(at->field, json_object_get_string(value), streams, p);
+		return store_word(
+			at->field, json_object_get_string(value), streams, &p->r->flags, p);
+	case TO_PRIORITY: {
+		uint32_t priority = 0;
+		const enum m2_err err = store_word(
+			at->field, json_object_get_string(value), priorities, &priority, p);
+		p->r->priority = (int32_t)priority;
+		return err;
+	}
 	case TO_STOP_TOKENS:
 		store_stop_tokens(p, value);
 		break;

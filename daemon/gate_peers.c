@@ -8,6 +8,8 @@
 
 #include "daemon/hash.h"
 
+#define NOBODY UINT32_MAX
+
 enum { NONE = 0 }; /* index 0 of the pool is the list's anchor */
 
 struct peer {
@@ -41,8 +43,13 @@ struct m2_peers *m2_peers_create(uint32_t capacity)
 	t->buckets = calloc(buckets, sizeof *t->buckets);
 	t->pool = calloc((size_t)capacity + 1, sizeof *t->pool);
 	if (t->buckets == NULL || t->pool == NULL ||
-		getrandom(&t->key, sizeof t->key, 0) != (ssize_t)sizeof t->key)
+		getrandom(&t->key, sizeof t->key, 0) != (ssize_t)sizeof t->key) {
 		m2_peers_destroy(&t);
+		return NULL;
+	}
+	/* all of it is taken now: memory that grows later is then something else's */
+	for (uint32_t i = 0; i <= capacity; i++)
+		t->pool[i].uid = NOBODY;
 	return t;
 }
 

@@ -9,18 +9,46 @@
 #include "common/results.h"
 #include "daemon/reply.h"
 #include "daemon/residency.h"
+#include "daemon/users.h"
 #include "daemon/who.h"
 
-static enum m2_err check_quota(struct m2_session *x, struct m2_why *why)
+static enum m2_err check_quota(struct m2_session *x, int64_t *retry_ms, struct m2_why *why)
 {
-	const struct m2_supervisor *s = x->s;
-	if (s->draining)
+	if (x->s->draining)
 		return m2_fail(M2_EDRAINING, why, "the daemon accepts no new work");
-	if (x->user->running >= s->config.requests_per_user)
-		return m2_fail(M2_EBUSY, why,
-			"user %u has %d requests under way, and may have %d (requests_per_user)",
-			x->request.uid, x->user->running, s->config.requests_per_user);
-	return M2_OK;
+	return m2_users_admit(x, retry_ms, why);
+}
+
+/* Requests of this user among those that wait for the resident. */
+static uint32_t own_waiting(const struct m2_tenant *t, const struct m2_session *x)
+{
+	uint32_t own = 0;
+	M2_LIST_EACH(&t->waiting, at)
+	own += M2_LIST_OF(at, struct m2_session, of_resident)->user == x->user;
+	return own;
+}
+
+/* It is on its way: a bounded number of requests waits for it, and nobody's takes all the room. */
+static enum m2_err check_waiting(
+	const struct m2_tenant *t, const struct m2_session *x, struct m2_why *why)
+{
+	if (m2_residency_open(t) || t->n_waiting < (uint32_t)t->variant.queue ||
+		m2_users_may_wait(x->s, t->n_waiting, own_waiting(t, x), t->variant.queue))
+		return M2_OK;
+	return m2_fail_field(M2_EBUSY, why, "model",
+		"%s is not resident now and %u requests wait for it already", t->variant.name,
+		t->n_waiting);
+}
+
+static void refuse(
+	struct m2_session *x, enum m2_err err, int64_t retry_ms, const struct m2_why *why)
+{
+	struct json_object *o = m2_reply_error(&x->request, err, why);
+	struct json_object *error;
+	x->s->counters.refused++;
+	if (retry_ms > 0 && json_object_object_get_ex(o, "error", &error))
+		m2_reply_int(error, "retry_ms", retry_ms);
+	m2_session_end(x, o, NULL, 0);
 }
 
 /* The resident of that name, or one that is now on its way. */
@@ -55,25 +83,22 @@ void m2_inference_run(struct m2_session *x)
 	struct m2_supervisor *s = x->s;
 	struct m2_tenant *t = NULL;
 	struct m2_why why;
-	enum m2_err err = check_quota(x, &why);
+	int64_t retry_ms = 0;
+	enum m2_err err = check_quota(x, &retry_ms, &why);
 	if (err == M2_OK)
 		err = find_tenant(x, &t, &why);
-	if (err == M2_OK && t->state != M2_TENANT_READY &&
-		t->n_waiting >= (uint32_t)t->variant.queue)
-		err = m2_fail_field(M2_EBUSY, &why, "model",
-			"%s is being loaded and %u requests wait for it already", t->variant.name,
-			t->n_waiting);
+	if (err == M2_OK)
+		err = check_waiting(t, x, &why);
 	if (err == M2_OK && !m2_process_attach(s, x))
 		err = m2_fail(M2_ECANCELED, &why, "the process that asked has ended");
 	if (err != M2_OK) {
-		s->counters.refused++;
-		m2_session_fail(x, err, &why);
+		refuse(x, err, retry_ms, &why);
 		return;
 	}
 	x->counted = true;
 	x->user->running++;
 	s->counters.requests++;
-	if (t->state == M2_TENANT_READY)
+	if (m2_residency_open(t))
 		m2_residency_forward(t, x);
 	else
 		m2_residency_wait(t, x);

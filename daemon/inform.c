@@ -16,6 +16,7 @@
 #include "daemon/lifecycle.h"
 #include "daemon/reply.h"
 #include "daemon/residency.h"
+#include "daemon/users.h"
 #include "daemon/who.h"
 
 #define SECOND UINT64_C(1000000000)
@@ -47,13 +48,14 @@ static void put_variant(struct m2_supervisor *s, struct json_object *o, const st
 	const struct m2_tenant *t = m2_residency_find(s, v->name);
 	struct json_object *aliases = json_object_new_array();
 	for (int32_t i = 0; i < v->n_aliases; i++)
-		json_object_array_add(aliases, json_object_new_string(v->aliases[i]));
+		m2_reply_append(aliases, json_object_new_string(v->aliases[i]));
 	m2_reply_string(o, "name", v->name);
-	json_object_object_add(o, "aliases", aliases);
+	m2_reply_add(o, "aliases", aliases);
 	m2_reply_string(o, "description", v->description);
 	m2_reply_string(o, "device", device_name(v, device));
 	m2_reply_int(o, "slots", v->slots);
 	m2_reply_bool(o, "preload", v->preload);
+	m2_reply_bool(o, "pinned", t != NULL ? t->pinned : v->pinned);
 	m2_reply_string(o, "state",
 		t != NULL ? m2_residency_state_name(t->state)
 			  : (entry->last_error != M2_OK ? "failed" : "registered"));
@@ -72,7 +74,7 @@ static bool list_one(void *ctx, const struct m2_variant *v, const struct m2_stor
 		return true;
 	struct json_object *o = json_object_new_object();
 	put_variant(l->session->s, o, v, entry);
-	json_object_array_add(l->array, o);
+	m2_reply_append(l->array, o);
 	return true;
 }
 
@@ -87,7 +89,7 @@ void m2_inform_list(struct m2_session *x)
 		return;
 	}
 	struct json_object *o = m2_session_result(x);
-	json_object_object_add(o, "variants", l.array);
+	m2_reply_add(o, "variants", l.array);
 	m2_session_end(x, o, NULL, 0);
 }
 
@@ -105,10 +107,10 @@ static void put_registration(struct json_object *o, const struct m2_store_entry 
 	if (entry->last_error != M2_OK) {
 		struct m2_why why = {.text = ""};
 		(void)m2_fail(M2_OK, &why, "%s", entry->last_error_text);
-		json_object_object_add(r, "last_error",
+		m2_reply_add(r, "last_error",
 			m2_reply_error_object(m2_err_from_number(entry->last_error), &why));
 	}
-	json_object_object_add(o, "registration", r);
+	m2_reply_add(o, "registration", r);
 }
 
 void m2_inform_show(struct m2_session *x)
@@ -138,9 +140,9 @@ void m2_inform_show(struct m2_session *x)
 	if (t != NULL) {
 		struct json_object *resident = json_object_new_object();
 		m2_residency_put(t, resident);
-		json_object_object_add(variant, "resident", resident);
+		m2_reply_add(variant, "resident", resident);
 	}
-	json_object_object_add(o, "variant", variant);
+	m2_reply_add(o, "variant", variant);
 	free(yaml);
 	free(v);
 	m2_session_end(x, o, NULL, 0);
@@ -171,9 +173,7 @@ static struct json_object *new_device(const struct m2_engine *e)
 	m2_reply_string(o, "backend", e->backend);
 	m2_reply_string(o, "name", e->info.name);
 	m2_reply_string(o, "path", e->info.path);
-	m2_reply_u64(o, "memory_total", e->info.memory_total);
-	m2_reply_u64(o, "memory_free", e->info.memory_free);
-	m2_reply_u64(o, "memory_models", m2_residency_bytes(e));
+	m2_residency_put_device(e, o);
 	m2_reply_u64(o, "steps", e->steps);
 	return o;
 }
@@ -186,7 +186,7 @@ static struct json_object *new_counters(const struct m2_counters *c)
 	} rows[] = {{"requests", c->requests}, {"finished", c->finished}, {"refused", c->refused},
 		{"cancelled", c->cancelled}, {"failed", c->failed}, {"lost", c->lost},
 		{"prompt_tokens", c->prompt_tokens}, {"generated_tokens", c->generated_tokens},
-		{"loads", c->loads}, {"unloads", c->unloads}};
+		{"loads", c->loads}, {"unloads", c->unloads}, {"evictions", c->evictions}};
 	struct json_object *o = json_object_new_object();
 	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
 		m2_reply_u64(o, rows[i].name, rows[i].value);
@@ -209,21 +209,22 @@ void m2_inform_status(struct m2_session *x)
 						: "running");
 	m2_reply_int(o, "started_at", s->started_at);
 	m2_reply_seconds(o, "uptime_s", seconds_since(s->started_ns));
-	json_object_array_add(processes, new_process(&self, "supervisor"));
-	json_object_array_add(processes, new_process(&s->gate, "gate"));
+	m2_reply_append(processes, new_process(&self, "supervisor"));
+	m2_reply_append(processes, new_process(&s->gate, "gate"));
 	M2_LIST_EACH(&s->workers, at)
 	{
 		const struct m2_engine *e = M2_LIST_OF(at, struct m2_engine, link);
-		json_object_array_add(processes, new_process(&e->child, e->child.name));
-		json_object_array_add(devices, new_device(e));
+		m2_reply_append(processes, new_process(&e->child, e->child.name));
+		m2_reply_append(devices, new_device(e));
 	}
 	M2_LIST_EACH(&s->residents, at)
 	residents += M2_LIST_OF(at, struct m2_tenant, link)->state == M2_TENANT_READY;
-	json_object_object_add(o, "processes", processes);
-	json_object_object_add(o, "devices", devices);
+	m2_reply_add(o, "processes", processes);
+	m2_reply_add(o, "devices", devices);
 	m2_reply_u64(o, "resident", residents);
 	m2_reply_u64(o, "running", m2_lifecycle_running(s));
-	json_object_object_add(o, "counters", new_counters(&s->counters));
+	m2_reply_add(o, "counters", new_counters(&s->counters));
+	m2_users_put(s, o, m2_who_admin(s, x), x->request.uid);
 	m2_session_end(x, o, NULL, 0);
 }
 
@@ -241,6 +242,7 @@ static struct json_object *new_resident(const struct m2_tenant *t)
 	m2_reply_int(o, "slots", t->variant.slots);
 	m2_reply_int(o, "slots_used", st->slots_used);
 	m2_reply_int(o, "queued", st->queued);
+	m2_reply_int(o, "paused", st->paused);
 	m2_reply_u64(o, "waiting", t->n_waiting);
 	m2_reply_u64(o, "running", t->n_running);
 	m2_reply_u64(o, "requests", st->requests);
@@ -249,6 +251,15 @@ static struct json_object *new_resident(const struct m2_tenant *t)
 	m2_reply_u64(o, "generated_tokens", st->generated_tokens);
 	m2_reply_seconds(o, "idle_s", loaded && t->n_running == 0 ? seconds_since(t->idle_ns) : 0);
 	m2_reply_u64(o, "bytes", loaded ? f->weights + f->state + f->workspace : 0);
+	m2_reply_u64(o, "weights", loaded ? f->weights : 0);
+	m2_reply_u64(o, "state_bytes", loaded ? f->state : 0);
+	m2_reply_u64(o, "workspace", loaded ? f->workspace : 0);
+	m2_reply_u64(o, "host", loaded ? t->loaded.host : 0);
+	m2_reply_seconds(o, "tokens_per_s", (float)((double)st->rate_millis / 1e3));
+	m2_reply_bool(o, "pinned", t->pinned);
+	m2_reply_bool(o, "makes_room", t->closed);
+	if (m2_residency_leaves_in(t) >= 0)
+		m2_reply_seconds(o, "leaves_in_s", m2_residency_leaves_in(t));
 	if (t->state == M2_TENANT_LOADING) {
 		m2_reply_u64(o, "done", t->progress.done);
 		m2_reply_u64(o, "total", t->progress.total);
@@ -277,27 +288,32 @@ static void answer_ps(struct m2_session *x)
 	struct json_object *residents = json_object_new_array();
 	struct json_object *requests = json_object_new_array();
 	const bool all = m2_who_admin(s, x);
+	struct json_object *devices = json_object_new_array();
 	uint64_t results = 0;
 	uint64_t segments = 0;
 	M2_LIST_EACH(&s->residents, at)
 	{
 		const struct m2_tenant *t = M2_LIST_OF(at, struct m2_tenant, link);
 		if (m2_who_uses(s, x, &t->variant, NULL) == M2_OK)
-			json_object_array_add(residents, new_resident(t));
+			m2_reply_append(residents, new_resident(t));
 	}
 	M2_LIST_EACH(&s->live, at)
 	{
 		const struct m2_session *one = M2_LIST_OF(at, struct m2_session, of_state);
 		if (one->counted && (all || one->request.uid == x->request.uid))
-			json_object_array_add(requests, new_request(one));
+			m2_reply_append(requests, new_request(one));
 	}
 	M2_LIST_EACH(&s->workers, at)
 	{
-		results += M2_LIST_OF(at, struct m2_engine, link)->stats.results_bytes;
-		segments += M2_LIST_OF(at, struct m2_engine, link)->stats.segments;
+		const struct m2_engine *e = M2_LIST_OF(at, struct m2_engine, link);
+		results += e->stats.results_bytes;
+		segments += e->stats.segments;
+		m2_reply_append(devices, new_device(e));
 	}
-	json_object_object_add(o, "models", residents);
-	json_object_object_add(o, "requests", requests);
+	m2_reply_add(o, "models", residents);
+	m2_reply_add(o, "devices", devices);
+	m2_reply_add(o, "requests", requests);
+	m2_users_put(s, o, all, x->request.uid);
 	m2_reply_u64(o, "results_bytes", results);
 	m2_reply_u64(o, "segments", segments);
 	m2_session_end(x, o, NULL, 0);
@@ -364,9 +380,9 @@ void m2_inform_attach(struct m2_session *x)
 		m2_reply_u64(o, "request", target->request.id);
 	struct json_object *error;
 	if (target->answer != NULL) {
-		json_object_object_add(o, "answer", json_object_get(target->answer));
+		m2_reply_add(o, "answer", json_object_get(target->answer));
 		if (json_object_object_get_ex(target->answer, "error", &error))
-			json_object_object_add(o, "error", json_object_get(error));
+			m2_reply_add(o, "error", json_object_get(error));
 	}
 	m2_session_adopt(target, &x->request);
 	m2_session_end(x, o, NULL, 0);

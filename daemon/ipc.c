@@ -75,6 +75,9 @@ static const struct row rows[M2_IPC_TYPE_COUNT] = {
 		sizeof(struct m2_ipc_check_progress), 0},
 	[M2_IPC_CHECK_ENDED] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_check_ended),
 		0},
+	[M2_IPC_USERS] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_users),
+		M2_IPC_BODY_MAX},
+	[M2_IPC_PLANNED] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_planned), 0},
 };
 
 struct head {
@@ -114,12 +117,25 @@ struct m2_ipc_channel {
 	size_t queued;
 	void *mapping; /* of the last received packet's memfd */
 	size_t mapped;
-	alignas(64) unsigned char buffer[PACKET_MAX];
+	alignas(64) unsigned char buffer[PACKET_MAX]; /* of the last packet received */
+	unsigned char out[PACKET_MAX];                /* where a packet to send is put together */
 };
 
 static const struct row *find_row(uint32_t type)
 {
 	return type > M2_IPC_NONE && type < M2_IPC_TYPE_COUNT ? &rows[type] : NULL;
+}
+
+size_t m2_ipc_fixed_bytes(enum m2_ipc_type type, enum m2_ipc_side from)
+{
+	const struct row *row = find_row((uint32_t)type);
+	return row != NULL && row->from == from ? row->fixed : 0;
+}
+
+size_t m2_ipc_body_most(enum m2_ipc_type type)
+{
+	const struct row *row = find_row((uint32_t)type);
+	return row != NULL ? row->body_max : 0;
 }
 
 /* Where the body begins behind a fixed struct of that many bytes. */
@@ -199,7 +215,7 @@ static enum m2_err seal_body(const void *body, size_t bytes, int *out, struct m2
 {
 	const int fd = memfd_create("mamba2d-body", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (fd < 0)
-		return m2_fail(M2_EIO, why, "memfd of a large message: %s", strerror(errno));
+		return m2_fail(M2_ENOMEM, why, "memfd of a large message: %s", strerror(errno));
 	size_t done = 0;
 	while (done < bytes) {
 		const ssize_t n = write(fd, (const char *)body + done, bytes - done);
@@ -220,23 +236,23 @@ static enum m2_err seal_body(const void *body, size_t bytes, int *out, struct m2
 }
 
 /* One attempt.  *sent = false: the socket is full. */
-static enum m2_err send_now(
-	struct m2_ipc_channel *c, const struct pending *p, bool *sent, struct m2_why *why)
+static enum m2_err send_now(struct m2_ipc_channel *c, const unsigned char *packet, size_t bytes,
+	int fd, bool *sent, struct m2_why *why)
 {
 	union {
 		struct cmsghdr align;
 		char bytes[CMSG_SPACE(sizeof(int))];
 	} control = {0};
-	struct iovec part = {.iov_base = (void *)(uintptr_t)p->packet, .iov_len = p->bytes};
+	struct iovec part = {.iov_base = (void *)(uintptr_t)packet, .iov_len = bytes};
 	struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
-	if (p->fd >= 0) {
+	if (fd >= 0) {
 		message.msg_control = &control;
 		message.msg_controllen = sizeof control.bytes;
 		struct cmsghdr *h = CMSG_FIRSTHDR(&message);
 		h->cmsg_level = SOL_SOCKET;
 		h->cmsg_type = SCM_RIGHTS;
 		h->cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(h), &p->fd, sizeof(int));
+		memcpy(CMSG_DATA(h), &fd, sizeof(int));
 	}
 	for (;;) {
 		if (sendmsg(c->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) >= 0) {
@@ -247,7 +263,7 @@ static enum m2_err send_now(
 			continue;
 		*sent = false;
 		/* ETOOMANYREFS: too many descriptors in flight; they get through once the peer reads */
-		if (errno == EAGAIN || errno == ENOBUFS || errno == ETOOMANYREFS)
+		if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM || errno == ETOOMANYREFS)
 			return M2_OK;
 		if (errno == EPIPE || errno == ECONNRESET)
 			return peer_closed(why);
@@ -258,8 +274,9 @@ static enum m2_err send_now(
 enum m2_err m2_ipc_flush(struct m2_ipc_channel *c, struct m2_why *why)
 {
 	while (c->first != NULL) {
+		const struct pending *p = c->first;
 		bool sent;
-		const enum m2_err err = send_now(c, c->first, &sent, why);
+		const enum m2_err err = send_now(c, p->packet, p->bytes, p->fd, &sent, why);
 		if (err != M2_OK || !sent)
 			return err;
 		drop_first(c);
@@ -267,39 +284,64 @@ enum m2_err m2_ipc_flush(struct m2_ipc_channel *c, struct m2_why *why)
 	return M2_OK;
 }
 
+/* Put the packet in c->out together; its length. */
+static size_t build(struct m2_ipc_channel *c, enum m2_ipc_type type, const struct row *row,
+	const void *fixed, const void *body, size_t body_bytes)
+{
+	const bool in_memfd = body_bytes > M2_IPC_INLINE;
+	const struct head head = {
+		(uint32_t)type, (uint32_t)row->fixed, (uint32_t)body_bytes, in_memfd ? 1 : 0};
+	memset(c->out, 0, body_at(row->fixed)); /* the padding too carries nothing of before */
+	memcpy(c->out, &head, sizeof head);
+	memcpy(c->out + sizeof head, fixed, row->fixed);
+	if (!in_memfd && body_bytes > 0)
+		memcpy(c->out + body_at(row->fixed), body, body_bytes);
+	return body_at(row->fixed) + (in_memfd ? 0 : body_bytes);
+}
+
+/* Behind what waits already.  Takes fd. */
+static enum m2_err queue(
+	struct m2_ipc_channel *c, size_t bytes, size_t weight, int fd, struct m2_why *why)
+{
+	struct pending *p = malloc(sizeof *p + bytes);
+	if (p == NULL) {
+		if (fd >= 0)
+			(void)close(fd);
+		return m2_fail(M2_EIO, why, "channel: the peer does not read, and no memory");
+	}
+	*p = (struct pending){.bytes = bytes, .weight = weight, .fd = fd};
+	memcpy(p->packet, c->out, bytes);
+	*c->last = p;
+	c->last = &p->next;
+	c->queued += weight;
+	return M2_OK;
+}
+
+/* Memory is asked for only when the socket is full: a process without any still says what it has to. */
 enum m2_err m2_ipc_send(struct m2_ipc_channel *c, enum m2_ipc_type type, const void *fixed,
 	const void *body, size_t body_bytes, struct m2_why *why)
 {
 	const struct row *row = find_row((uint32_t)type);
 	assert(row != NULL && row->from == c->side && row->to == c->peer);
 	assert(body_bytes <= row->body_max && row->fixed <= FIXED_MAX);
-	const bool in_memfd = body_bytes > M2_IPC_INLINE;
-	const size_t bytes = body_at(row->fixed) + (in_memfd ? 0 : body_bytes);
-	if (c->queued + bytes + body_bytes > M2_IPC_QUEUE_BYTES)
-		return m2_fail(M2_EIO, why, "the peer does not read: %zu bytes wait", c->queued);
-
-	struct pending *p = malloc(sizeof *p + bytes);
-	if (p == NULL)
-		return m2_fail(M2_ENOMEM, why, "channel: out of memory");
-	*p = (struct pending){.bytes = bytes, .weight = bytes + body_bytes, .fd = -1};
-	if (in_memfd) {
-		const enum m2_err err = seal_body(body, body_bytes, &p->fd, why);
-		if (err != M2_OK) {
-			free(p);
-			return err;
-		}
-	}
-	const struct head head = {
-		(uint32_t)type, (uint32_t)row->fixed, (uint32_t)body_bytes, in_memfd ? 1 : 0};
-	memset(p->packet, 0, body_at(row->fixed)); /* the padding too is ours, not the heap's */
-	memcpy(p->packet, &head, sizeof head);
-	memcpy(p->packet + sizeof head, fixed, row->fixed);
-	if (!in_memfd && body_bytes > 0)
-		memcpy(p->packet + body_at(row->fixed), body, body_bytes);
-	*c->last = p;
-	c->last = &p->next;
-	c->queued += p->weight;
-	return m2_ipc_flush(c, why);
+	int fd = -1;
+	bool sent = false;
+	enum m2_err err = m2_ipc_flush(c, why);
+	if (err == M2_OK && body_bytes > M2_IPC_INLINE)
+		err = seal_body(body, body_bytes, &fd, why);
+	if (err != M2_OK)
+		return err;
+	const size_t bytes = build(c, type, row, fixed, body, body_bytes);
+	const size_t weight = bytes + (fd >= 0 ? body_bytes : 0);
+	if (c->first == NULL)
+		err = send_now(c, c->out, bytes, fd, &sent, why);
+	if (err == M2_OK && !sent && c->queued + weight <= M2_IPC_QUEUE_BYTES)
+		return queue(c, bytes, weight, fd, why);
+	if (err == M2_OK && !sent)
+		err = m2_fail(M2_EIO, why, "the peer does not read: %zu bytes wait", c->queued);
+	if (fd >= 0)
+		(void)close(fd);
+	return err;
 }
 
 /* ---- receiving ---------------------------------------------------------------------------------- */
@@ -307,7 +349,7 @@ enum m2_err m2_ipc_send(struct m2_ipc_channel *c, enum m2_ipc_type type, const v
 /* The descriptors that came with a message: the first goes to *out, a second is a violation. */
 static bool take_descriptors(struct msghdr *message, int *out)
 {
-	bool good = (message->msg_flags & MSG_CTRUNC) == 0;
+	bool good = true;
 	*out = -1;
 	for (struct cmsghdr *h = CMSG_FIRSTHDR(message); h != NULL; h = CMSG_NXTHDR(message, h)) {
 		if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS)
@@ -338,15 +380,14 @@ static enum m2_err map_body(struct m2_ipc_channel *c, int fd, size_t bytes, stru
 			M2_EPROTO, why, "channel: the body's memfd is not what was announced");
 	/* private: before Linux 6.7 a write-sealed memfd refuses shared mappings, read-only ones too */
 	void *mapping = mmap(NULL, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-	if (mapping == MAP_FAILED)
-		return m2_fail(M2_ENOMEM, why, "channel: mapping a body: %s", strerror(errno));
-	c->mapping = mapping;
+	c->mapping = mapping != MAP_FAILED ? mapping : NULL;
 	c->mapped = bytes;
 	return M2_OK;
 }
 
-/* Everything about the packet of `bytes` bytes in the buffer, against the table. */
-static enum m2_err check_packet(struct m2_ipc_channel *c, size_t bytes, int fd,
+/* Everything about the packet of `bytes` bytes in the buffer, against the table.  cut: descriptors came
+ * with it that found no room here. */
+static enum m2_err check_packet(struct m2_ipc_channel *c, size_t bytes, int fd, bool cut,
 	struct m2_ipc_packet *out, struct m2_why *why)
 {
 	struct head head;
@@ -357,13 +398,13 @@ static enum m2_err check_packet(struct m2_ipc_channel *c, size_t bytes, int fd,
 	if (row == NULL || row->from != c->peer || row->to != c->side)
 		return m2_fail(M2_EPROTO, why, "channel: type %u is not for this end", head.type);
 	const size_t at = body_at(row->fixed);
-	const bool sized =
-		head.in_memfd == 0
-			? head.body <= M2_IPC_INLINE && bytes == at + head.body && fd < 0
-			: head.in_memfd == 1 && head.body > M2_IPC_INLINE && bytes == at && fd >= 0;
+	const bool sized = head.in_memfd == 0 ? head.body <= M2_IPC_INLINE &&
+							bytes == at + head.body && fd < 0 && !cut
+					      : head.in_memfd == 1 && head.body > M2_IPC_INLINE &&
+							bytes == at && (fd >= 0) != cut;
 	if (head.fixed != row->fixed || head.body > row->body_max || !sized)
 		return m2_fail(M2_EPROTO, why, "channel: type %u with wrong sizes", head.type);
-	if (head.in_memfd != 0) {
+	if (head.in_memfd != 0 && !cut) {
 		const enum m2_err err = map_body(c, fd, head.body, why);
 		if (err != M2_OK)
 			return err;
@@ -371,7 +412,10 @@ static enum m2_err check_packet(struct m2_ipc_channel *c, size_t bytes, int fd,
 	*out = (struct m2_ipc_packet){.type = (enum m2_ipc_type)head.type,
 		.fixed = c->buffer + sizeof head,
 		.body = head.in_memfd != 0 ? c->mapping : c->buffer + at,
-		.body_bytes = head.body};
+		.body_bytes = head.body,
+		.body_lost = head.in_memfd != 0 && c->mapping == NULL};
+	if (out->body_lost)
+		out->body_bytes = 0;
 	return M2_OK;
 }
 
@@ -403,7 +447,9 @@ enum m2_err m2_ipc_receive(
 
 	int fd;
 	const bool good = take_descriptors(&message, &fd) && (message.msg_flags & MSG_TRUNC) == 0;
-	const enum m2_err err = good ? check_packet(c, (size_t)n, fd, out, why)
+	/* the kernel leaves descriptors out where the process may have no more of them */
+	const bool cut = (message.msg_flags & MSG_CTRUNC) != 0;
+	const enum m2_err err = good ? check_packet(c, (size_t)n, fd, cut, out, why)
 				     : m2_fail(M2_EPROTO, why, "channel: a packet that was cut");
 	if (fd >= 0)
 		(void)close(fd);

@@ -34,7 +34,7 @@ enum m2_ipc_type {
 	M2_IPC_GATE_REPLY, /* m2_ipc_reply + body: JSON header, then payload */
 	M2_IPC_GATE_STOP,  /* m2_ipc_hello: unbind, flush, end */
 	/* supervisor -> worker */
-	M2_IPC_LOAD,    /* m2_ipc_load + body: struct m2_variant as bytes */
+	M2_IPC_LOAD,    /* m2_ipc_load + body: struct m2_variant as bytes; none: what was planned */
 	M2_IPC_UNLOAD,  /* m2_ipc_unload */
 	M2_IPC_REQUEST, /* m2_ipc_request + body: the request's body */
 	M2_IPC_CANCEL,  /* m2_ipc_cancel */
@@ -58,6 +58,8 @@ enum m2_ipc_type {
 	M2_IPC_CHECKED,        /* m2_ipc_checked: one file */
 	M2_IPC_CHECK_PROGRESS, /* m2_ipc_check_progress */
 	M2_IPC_CHECK_ENDED,    /* m2_ipc_check_ended: the last of a check */
+	M2_IPC_PLANNED,        /* m2_ipc_planned: answer to a LOAD with plan_only */
+	M2_IPC_USERS, /* m2_ipc_users + body: struct m2_ipc_user_stats [n]; before STATS_REPLY */
 	M2_IPC_TYPE_COUNT
 };
 
@@ -77,10 +79,23 @@ struct m2_ipc_reply {
 };
 
 struct m2_ipc_load {
-	uint64_t budget; /* bytes this model may take; 0: no limit */
+	uint64_t budget;      /* bytes this model may take; 0: no limit */
+	int64_t paused_bytes; /* host memory for states of paused sequences: m2_lane_measure */
+	int64_t step_cost;    /* tokens that taking part in a step counts for */
 	uint32_t
 		model; /* the supervisor's handle of this load, never reused within a worker's life */
-	uint32_t pad;
+	uint32_t plan_only; /* 1: open and plan it, answer PLANNED, and wait for LOAD or UNLOAD */
+};
+
+/* What a load would take.  Its checkpoint stays open, so that LOAD loads just what was planned. */
+struct m2_ipc_planned {
+	uint32_t model;
+	uint32_t err; /* enum m2_err; not 0: it is forgotten */
+	struct m2_why why;
+	struct m2_footprint footprint; /* all that counts as memory of the device */
+	uint64_t host;                 /* m2_ipc_loaded.host */
+	uint64_t memory_total;
+	uint64_t memory_free; /* of the device, now */
 };
 
 struct m2_ipc_unload {
@@ -92,6 +107,8 @@ struct m2_ipc_unload {
 struct m2_ipc_request {
 	struct m2_request request;
 	uint32_t model;
+	uint32_t weight; /* of its user: 1..M2_FAIR_WEIGHT_MAX (daemon/fair.h) */
+	int32_t slots;   /* that its user may hold at once on this device; 0: no limit */
 	uint32_t pad;
 };
 
@@ -120,6 +137,13 @@ struct m2_ipc_loaded {
 	uint32_t err; /* enum m2_err; 0: resident */
 	struct m2_why why;
 	struct m2_footprint footprint;
+	uint64_t
+		host; /* buffers of the lane in host memory; a part of workspace where the device is
+			  the host */
+	uint64_t memory_free; /* of the device, afterwards */
+	uint32_t crowded; /* 1: the device has no room now; it is planned still, and may be tried
+				 again */
+	uint32_t pad;
 	struct m2_model_desc desc;
 	int32_t vocab_size;
 	int32_t tokenizer_size; /* 0: none */
@@ -136,7 +160,8 @@ struct m2_ipc_loaded {
 struct m2_ipc_unloaded {
 	uint32_t model;
 	uint32_t pad;
-	uint64_t bytes; /* given back */
+	uint64_t bytes;       /* given back */
+	uint64_t memory_free; /* of the device, afterwards */
 };
 
 struct m2_ipc_accepted {
@@ -176,6 +201,8 @@ struct m2_ipc_finished {
 	uint64_t first_ns; /* received -> first token */
 	uint64_t total_ns; /* received -> finished */
 	uint64_t engine_ns;
+	uint64_t paused_ns; /* of the time between admission and end, without its slots */
+	uint64_t pauses;
 	uint64_t seed;
 	struct m2_ipc_sequence_end ends[M2_LIMIT_COMPLETIONS];
 };
@@ -202,16 +229,40 @@ struct m2_ipc_model_stats {
 	int32_t slots;
 	int32_t slots_used;
 	int32_t queued;
+	int32_t paused; /* requests whose slots others have now */
+	uint32_t pad;
 	uint64_t steps;
 	uint64_t prompt_tokens;
 	uint64_t generated_tokens;
 	uint64_t requests;
 	uint64_t idle_ns; /* since its last request ended; 0 while one runs */
+	uint64_t
+		rate_millis; /* tokens of prompts and completions per 1000 s, of the last seconds */
+};
+
+/* What one user has at a worker now. */
+struct m2_ipc_user_stats {
+	uint32_t uid;
+	uint32_t weight;
+	int32_t queued; /* requests */
+	int32_t running;
+	int32_t paused;
+	int32_t slots;          /* held */
+	uint64_t prompt_tokens; /* since the worker knows the user */
+	uint64_t generated_tokens;
+	uint64_t work; /* m2_fair_user.work */
+};
+
+struct m2_ipc_users {
+	uint32_t n_users;
+	uint32_t pad;
 };
 
 struct m2_ipc_stats {
 	uint64_t results_bytes; /* results memory in use */
 	uint64_t segments;
+	uint64_t memory_total; /* of the device */
+	uint64_t memory_free;
 	uint32_t n_models;
 	uint32_t pad;
 };
@@ -271,11 +322,17 @@ struct m2_ipc_packet {
 	const void *fixed;
 	const void *body;
 	size_t body_bytes;
+	bool body_lost; /* it had one beyond M2_IPC_INLINE, and no descriptor or memory was free here to
+			   take it: body is NULL.  Not the sender's fault */
 };
 
 struct m2_ipc_channel; /* opaque */
 
 enum m2_ipc_side { M2_IPC_SUPERVISOR, M2_IPC_GATE, M2_IPC_WORKER };
+
+/* The table's rows: bytes of the struct of what `from` may send, 0 if it may not; and the most of a body. */
+size_t m2_ipc_fixed_bytes(enum m2_ipc_type type, enum m2_ipc_side from);
+size_t m2_ipc_body_most(enum m2_ipc_type type);
 
 /* fd: one end of the pair, made non-blocking, owned by the channel.  side: who we are; peer: who is
  * at the other end: what may be sent and received follows. */
@@ -285,7 +342,9 @@ void m2_ipc_channel_destroy(struct m2_ipc_channel **channel);
 int m2_ipc_channel_fd(const struct m2_ipc_channel *channel);
 bool m2_ipc_channel_wants_write(const struct m2_ipc_channel *channel);
 
-/* Send or queue.  fixed has the size the type's table row says (asserted). */
+/* Send or queue.  fixed has the size the type's table row says (asserted).  M2_ENOMEM: a body beyond
+ * M2_IPC_INLINE found no memory or no descriptor for its memfd; nothing was sent and the channel is whole.
+ * Any other error: the channel is at its end. */
 enum m2_err m2_ipc_send(struct m2_ipc_channel *channel, enum m2_ipc_type type, const void *fixed,
 	const void *body, size_t body_bytes, struct m2_why *why);
 enum m2_err m2_ipc_flush(struct m2_ipc_channel *channel, struct m2_why *why);

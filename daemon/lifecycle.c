@@ -110,7 +110,7 @@ static void report_problem(void *ctx, const struct m2_why *why)
 	struct json_object *problems = ctx;
 	m2_warn("%s", why->text);
 	if (problems != NULL)
-		json_object_array_add(problems, json_object_new_string(why->text));
+		m2_reply_append(problems, json_object_new_string(why->text));
 }
 
 void m2_lifecycle_scan(struct m2_supervisor *s, uint32_t by, struct json_object *o)
@@ -138,7 +138,7 @@ void m2_lifecycle_scan(struct m2_supervisor *s, uint32_t by, struct json_object 
 	m2_reply_int(o, "removed", sum.removed);
 	m2_reply_int(o, "unchanged", sum.unchanged);
 	m2_reply_int(o, "failed", sum.failed);
-	json_object_object_add(o, "problems", problems);
+	m2_reply_add(o, "problems", problems);
 }
 
 static bool preload_one(void *ctx, const struct m2_variant *v, const struct m2_store_entry *entry)
@@ -152,7 +152,7 @@ static bool preload_one(void *ctx, const struct m2_variant *v, const struct m2_s
 		m2_error("variant %s: %s", v->name, why.text);
 		return true;
 	}
-	t->preload = true;
+	t->preload = t->standing = true;
 	s->preloads++;
 	return true;
 }
@@ -162,8 +162,7 @@ void m2_lifecycle_preload(struct m2_supervisor *s)
 	struct m2_why why;
 	if (m2_store_each(s->store, preload_one, s, &why) != M2_OK)
 		m2_error("registry: %s", why.text);
-	M2_LIST_EACH(&s->workers, at)
-	m2_residency_load_next(M2_LIST_OF(at, struct m2_engine, link));
+	m2_residency_settle_all(s);
 }
 
 /* Residents whose registration is another now, or gone. */
@@ -180,9 +179,9 @@ static void put_stale(struct m2_supervisor *s, struct json_object *o)
 			continue;
 		m2_warn("%s stays resident as it was loaded; its registration has changed",
 			t->variant.name);
-		json_object_array_add(stale, json_object_new_string(t->variant.name));
+		m2_reply_append(stale, json_object_new_string(t->variant.name));
 	}
-	json_object_object_add(o, "stale", stale);
+	m2_reply_add(o, "stale", stale);
 }
 
 enum m2_err m2_lifecycle_reload(

@@ -19,7 +19,9 @@ static int run_gate(const struct m2_options *o)
 		.runtime_dir = o->runtime_dir,
 		.generation = o->generation,
 		.control_gid = o->control_gid,
-		.control_open = o->control_open};
+		.control_open = o->control_open,
+		.connections_per_user =
+			(uint32_t)(o->connections > 0 ? o->connections : INT32_MAX)};
 	return m2_gate_main(&gate);
 }
 

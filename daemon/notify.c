@@ -123,7 +123,7 @@ static void print_status(struct m2_supervisor *s, char *line, size_t size)
 	{
 		const struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		const size_t used = strlen(names);
-		if (r->state == M2_TENANT_WAITING || r->state == M2_TENANT_LOADING)
+		if (r->state < M2_TENANT_READY)
 			loading++;
 		if (r->state != M2_TENANT_READY)
 			continue;

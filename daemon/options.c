@@ -37,6 +37,7 @@ enum key {
 	KEY_ORDINAL,
 	KEY_BUDGET,
 	KEY_PER_USER,
+	KEY_CONNECTIONS,
 	KEY_INSPECT,
 	KEY_JSON,
 	KEY_YAML,
@@ -75,6 +76,7 @@ static const struct argp_option table[] = {
 	{"ordinal", KEY_ORDINAL, "N", OPTION_HIDDEN, "", 0},
 	{"results-budget", KEY_BUDGET, "BYTES", OPTION_HIDDEN, "", 0},
 	{"results-per-user", KEY_PER_USER, "BYTES", OPTION_HIDDEN, "", 0},
+	{"connections", KEY_CONNECTIONS, "N", OPTION_HIDDEN, "", 0},
 	{"inspect", KEY_INSPECT, "PATH", 0,
 		"Start no daemon: say what the checkpoint in PATH is and whether it would be "
 		"accepted, "
@@ -235,6 +237,10 @@ static enum m2_err take_hidden(struct parse *p, int key, const char *arg)
 		return number(arg, 0, INT64_MAX, "results-budget", &o->results_budget, p->why);
 	case KEY_PER_USER:
 		return number(arg, 0, INT64_MAX, "results-per-user", &o->results_per_user, p->why);
+	case KEY_CONNECTIONS:
+		err = number(arg, 1, 65536, "connections", &n, p->why);
+		o->connections = (int32_t)n;
+		return err;
 	default:
 		return M2_OK;
 	}

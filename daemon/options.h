@@ -55,6 +55,7 @@ struct m2_options {
 	bool control_open;
 	int32_t ordinal;
 	int64_t results_budget;
+	int32_t connections; /* of one user to the gate; 0: not said */
 	int64_t results_per_user;
 	struct m2_inspect_options inspect;
 };

@@ -2,14 +2,18 @@
 #include "daemon/processes.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "common/log.h"
 #include "daemon/sessions.h"
+
+enum { RESERVED = 64 }; /* descriptors that clients' processes do not get */
 
 struct m2_user *m2_user_get(struct m2_supervisor *s, uint32_t uid)
 {
@@ -105,6 +109,16 @@ static struct m2_process *new_process(struct m2_supervisor *s, uint32_t pid, uin
 	return p;
 }
 
+/* The last descriptors are for children and messages: without those everyone's requests would end. */
+static int descriptor_limit(void)
+{
+	struct rlimit files = {.rlim_cur = 1024};
+	(void)getrlimit(RLIMIT_NOFILE, &files);
+	const rlim_t kept = files.rlim_cur / 4 < RESERVED ? files.rlim_cur / 4 : RESERVED;
+	const rlim_t most = files.rlim_cur - kept;
+	return most < INT_MAX ? (int)most : INT_MAX;
+}
+
 bool m2_process_attach(struct m2_supervisor *s, struct m2_session *session)
 {
 	const uint32_t pid = session->request.pid;
@@ -113,7 +127,12 @@ bool m2_process_attach(struct m2_supervisor *s, struct m2_session *session)
 		return true;
 	struct m2_process *p = find_process(s, pid, uid);
 	if (p == NULL) {
-		const int fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+		int fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+		if (fd >= descriptor_limit()) {
+			(void)close(fd);
+			fd = -1;
+			errno = EMFILE;
+		}
 		if (fd < 0) {
 			if (errno == ESRCH)
 				return false;

@@ -2,10 +2,14 @@
  *
  * common/PROTOCOL.md describes the shapes; this file is where they are made.  Each function returns a
  * new json_object that the caller owns (NULL without memory).  Threads: any.  Nothing blocks.
+ *
+ * Memory may end in the middle of an answer: then what could not be added is left out, nothing stops,
+ * m2_reply_text says so, and m2_reply_plain is the answer that needs none.
  */
 #ifndef M2_DAEMON_REPLY_H
 #define M2_DAEMON_REPLY_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include <json-c/json.h>
@@ -39,6 +43,17 @@ enum m2_err m2_reply_put_tokens(struct json_object *o, const struct m2_ipc_token
 void m2_reply_put_loaded(struct json_object *o, const struct m2_ipc_loaded *l);
 
 const char *m2_reply_finish_name(uint32_t finish); /* enum m2_finish; "length" ... */
+
+/* Add a member or an element; takes value.  NULL anywhere: the answer is incomplete. */
+void m2_reply_add(struct json_object *o, const char *name, struct json_object *value);
+void m2_reply_append(struct json_object *array, struct json_object *value);
+
+/* The answer as it is sent, valid as long as o; NULL if memory ended since the last one was made. */
+const char *m2_reply_text(struct json_object *o, size_t *length);
+
+/* The answer "no_memory" to r, made without any; its length. */
+enum { M2_REPLY_PLAIN_BYTES = 320 };
+size_t m2_reply_plain(const struct m2_request *r, char out[M2_REPLY_PLAIN_BYTES]);
 
 /* Shorthands for building. */
 void m2_reply_string(struct json_object *o, const char *name, const char *value);

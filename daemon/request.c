@@ -76,6 +76,9 @@ static enum m2_err check_header(const struct m2_request *r, struct m2_why *why)
 	if (r->wait_s != -1 &&
 		(!in_range(F_wait_s, (double)r->wait_s) || !taken_by(F_wait_s, r->op)))
 		return broken(why, F_wait_s);
+	if (r->priority < 0 || r->priority >= M2_PRIORITY_COUNT ||
+		(r->priority != M2_PRIORITY_NORMAL && !taken_by(F_priority, r->op)))
+		return broken(why, F_priority);
 	if (r->deadline_ms != 0 && (!in_range(F_deadline_ms, (double)r->deadline_ms) ||
 					   !taken_by(F_deadline_ms, r->op)))
 		return broken(why, F_deadline_ms);
@@ -90,7 +93,8 @@ static enum m2_err check_flags(const struct m2_request *r, struct m2_why *why)
 	} flags[] = {{M2_REQUEST_SPECIAL, F_special}, {M2_REQUEST_IGNORE_EOS, F_ignore_eos},
 		{M2_REQUEST_ECHO, F_echo}, {M2_REQUEST_LOGITS, F_logits},
 		{M2_REQUEST_MESSAGES, F_stream}, {M2_REQUEST_REPLACE, F_replace},
-		{M2_REQUEST_STOP_DAEMON, F_stop_daemon}, {M2_REQUEST_RESUME, F_resume}};
+		{M2_REQUEST_STOP_DAEMON, F_stop_daemon}, {M2_REQUEST_RESUME, F_resume},
+		{M2_REQUEST_DRY_RUN, F_dry_run}, {M2_REQUEST_PIN, F_pin}};
 	const uint32_t form = r->flags & (M2_REQUEST_TOKENS | M2_REQUEST_CHAT | M2_REQUEST_FILL);
 	uint32_t known = M2_REQUEST_TOKENS | M2_REQUEST_CHAT | M2_REQUEST_FILL;
 	for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++) {

@@ -52,9 +52,14 @@ enum m2_request_flags {
 	M2_REQUEST_REPLACE = 1 << 6,
 	M2_REQUEST_STOP_DAEMON = 1 << 7,
 	M2_REQUEST_RESUME = 1 << 8,
-	M2_REQUEST_CHAT = 1 << 9, /* the payload is JSON: messages (daemon/prompt.h) */
-	M2_REQUEST_FILL = 1 << 10 /* the payload is JSON: prefix and suffix */
+	M2_REQUEST_CHAT = 1 << 9,  /* the payload is JSON: messages (daemon/prompt.h) */
+	M2_REQUEST_FILL = 1 << 10, /* the payload is JSON: prefix and suffix */
+	M2_REQUEST_DRY_RUN = 1 << 11,
+	M2_REQUEST_PIN = 1 << 12
 };
+
+/* Among the requests of one user; it moves nobody else's. */
+enum m2_priority { M2_PRIORITY_NORMAL, M2_PRIORITY_LOW, M2_PRIORITY_HIGH, M2_PRIORITY_COUNT };
 
 struct m2_sampling {
 	float temperature;
@@ -88,7 +93,9 @@ struct m2_request {
 	uint32_t flags;
 	uint32_t set;
 	int32_t n;
-	int32_t logprobs;     /* -1 none */
+	int32_t logprobs; /* -1 none */
+	int32_t priority; /* enum m2_priority */
+	uint32_t pad_priority;
 	int64_t deadline_ms;  /* 0: none; after reception */
 	int64_t wait_s;       /* -1: default */
 	uint64_t request;     /* cancel, release */

@@ -19,6 +19,7 @@ struct m2_gate_options {
 	uint32_t control_gid; /* group of control.sock, (uint32_t)-1: the daemon's own, mode 0600 */
 	bool control_open; /* mode 0666: administrators that one group cannot name; the supervisor
 				 checks every request anyway */
+	uint32_t connections_per_user; /* to each endpoint, >= 1 */
 };
 
 struct m2_worker_options {

@@ -16,6 +16,7 @@
 #include "common/log.h"
 #include "common/results.h"
 #include "common/wire.h"
+#include "daemon/segment.h"
 
 /* mkdir -p of an absolute path; only what is missing gets the mode. */
 static enum m2_err make_directory(const char *path, mode_t mode, struct m2_why *why)
@@ -124,6 +125,13 @@ bool m2_runtime_segment_valid(const char *name)
 	return length > 0 && length < M2_LIMIT_SEGMENT_NAME_BYTES && name[0] != '.' &&
 	       strspn(name, "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ._-") ==
 		       length;
+}
+
+bool m2_runtime_segment_made_by(const char *name, pid_t pid)
+{
+	char prefix[32];
+	const int n = snprintf(prefix, sizeof prefix, M2_SEGMENT_PREFIX "%ld-", (long)pid);
+	return strncmp(name, prefix, (size_t)n) == 0;
 }
 
 void m2_runtime_unlink_segment(struct m2_supervisor *s, const char *name)

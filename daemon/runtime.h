@@ -3,6 +3,9 @@
 #ifndef M2_DAEMON_RUNTIME_H
 #define M2_DAEMON_RUNTIME_H
 
+#include <stdbool.h>
+#include <sys/types.h>
+
 #include "common/err.h"
 #include "daemon/supervisor.h"
 
@@ -15,6 +18,9 @@ void m2_runtime_close(struct m2_supervisor *s);
 
 /* Create STATE (0700) if it is not there. */
 enum m2_err m2_runtime_state(struct m2_supervisor *s, struct m2_why *why);
+
+/* Did the process `pid`, a worker, make the segment of that name (segment.c)? */
+bool m2_runtime_segment_made_by(const char *name, pid_t pid);
 
 /* Is it a name that a worker may give a segment? */
 bool m2_runtime_segment_valid(const char *name);

@@ -18,8 +18,6 @@
 
 #include "common/num.h"
 
-#define NAME_PREFIX "mamba2-"
-
 struct user {
 	uint32_t uid;
 	uint64_t segments;
@@ -154,7 +152,8 @@ static enum m2_err fill_name(char name[M2_LIMIT_SEGMENT_NAME_BYTES], struct m2_w
 	unsigned char random[16];
 	if (getrandom(random, sizeof random, 0) != (ssize_t)sizeof random)
 		return m2_fail(M2_EIO, why, "getrandom: %s", strerror(errno));
-	int at = snprintf(name, M2_LIMIT_SEGMENT_NAME_BYTES, "%s", NAME_PREFIX);
+	int at = snprintf(
+		name, M2_LIMIT_SEGMENT_NAME_BYTES, M2_SEGMENT_PREFIX "%ld-", (long)getpid());
 	for (size_t i = 0; i < sizeof random; i++)
 		at += snprintf(name + at, (size_t)(M2_LIMIT_SEGMENT_NAME_BYTES - at), "%02x",
 			(unsigned)random[i]);

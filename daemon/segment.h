@@ -24,6 +24,10 @@
 #include "common/limits.h"
 #include "common/results.h"
 
+/* A segment's name: this, its maker's process id, '-', random digits.  What a dead worker has left is
+ * found by it. */
+#define M2_SEGMENT_PREFIX "mamba2-"
+
 struct m2_segment_pool; /* opaque */
 
 struct m2_segment {

@@ -163,38 +163,49 @@ static void free_session(struct m2_session *x)
 
 /* ---- answers ------------------------------------------------------------------------------------ */
 
-static void send_object(
+/* In place of an answer that found no memory. */
+static void send_plain(struct m2_session *x)
+{
+	char text[M2_REPLY_PLAIN_BYTES];
+	struct m2_ipc_reply reply = {.route = x->request.route, .uid = x->request.uid};
+	reply.header_bytes = (uint32_t)m2_reply_plain(&x->request, text);
+	(void)m2_child_send(&x->s->gate, M2_IPC_GATE_REPLY, &reply, text, reply.header_bytes);
+}
+
+/* false: it could not be told for lack of memory, and its client was told that. */
+static bool send_object(
 	struct m2_session *x, struct json_object *o, const void *payload, size_t payload_bytes)
 {
 	struct m2_supervisor *s = x->s;
 	struct m2_ipc_reply reply = {.route = x->request.route, .uid = x->request.uid};
 	size_t length = 0;
+	const char *text = m2_reply_text(o, &length);
 	/* an answer for an earlier gate has nowhere to go; its client will ask again */
-	if (o == NULL || !s->gate.ready || reply.route.generation != s->gate.life)
-		return;
-	const char *text = json_object_to_json_string_length(
-		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &length);
-	if (text == NULL || length > M2_IPC_BODY_MAX - payload_bytes)
-		return;
+	if (!s->gate.ready || reply.route.generation != s->gate.life)
+		return text != NULL;
+	char *both = NULL;
+	if (text != NULL && payload_bytes > 0 && length <= M2_IPC_BODY_MAX - payload_bytes)
+		both = malloc(length + payload_bytes);
+	if (both != NULL) {
+		memcpy(both, text, length);
+		memcpy(both + length, payload, payload_bytes);
+	}
 	reply.header_bytes = (uint32_t)length;
 	reply.payload_bytes = (uint32_t)payload_bytes;
-	if (payload_bytes == 0) {
-		(void)m2_child_send(&s->gate, M2_IPC_GATE_REPLY, &reply, text, length);
-		return;
-	}
-	char *both = malloc(length + payload_bytes);
-	if (both == NULL)
-		return;
-	memcpy(both, text, length);
-	memcpy(both + length, payload, payload_bytes);
-	(void)m2_child_send(&s->gate, M2_IPC_GATE_REPLY, &reply, both, length + payload_bytes);
+	const void *body = payload_bytes > 0 ? both : text;
+	const bool sent =
+		body != NULL && length <= M2_IPC_BODY_MAX &&
+		m2_child_send(&s->gate, M2_IPC_GATE_REPLY, &reply, body, length + payload_bytes);
 	free(both);
+	if (!sent && m2_child_listens(&s->gate))
+		send_plain(x);
+	return text != NULL;
 }
 
 void m2_session_send(
 	struct m2_session *x, struct json_object *o, const void *payload, size_t payload_bytes)
 {
-	send_object(x, o, payload, payload_bytes);
+	(void)send_object(x, o, payload, payload_bytes);
 	json_object_put(o);
 }
 
@@ -215,7 +226,13 @@ void m2_session_send_accepted(struct m2_session *x)
 	struct json_object *o = m2_reply_new(&x->request, "accepted");
 	m2_reply_put_accepted(
 		o, &x->acceptance, m2_session_segment(x, path, sizeof path) ? path : NULL);
-	m2_session_send(x, o, NULL, 0);
+	const bool told = send_object(x, o, NULL, 0);
+	json_object_put(o);
+	if (told)
+		return;
+	/* its client was told that there is no memory, and does not wait for it any more */
+	x->release_when_ended = true;
+	m2_session_cancel(x, M2_FINISH_CANCELLED);
 }
 
 /* ---- the end ------------------------------------------------------------------------------------ */
@@ -298,7 +315,10 @@ void m2_session_end(
 	struct m2_session *x, struct json_object *o, const void *payload, size_t payload_bytes)
 {
 	struct m2_supervisor *s = x->s;
-	send_object(x, o, payload, payload_bytes);
+	if (!send_object(x, o, payload, payload_bytes)) {
+		json_object_put(o); /* what is incomplete is not worth repeating */
+		o = NULL;
+	}
 	leave_the_living(x);
 	x->state = M2_SESSION_ENDED;
 	x->ended_ns = m2_loop_now();
@@ -308,7 +328,7 @@ void m2_session_end(
 	} else {
 		m2_process_detach(x);
 	}
-	if (once_only(x->request.op) && m2_key_given(x->request.key)) {
+	if (once_only(x->request.op) && m2_key_given(x->request.key) && o != NULL) {
 		x->answer = o;
 		o = NULL;
 		m2_list_append(&s->ended, &x->of_state);
@@ -340,10 +360,11 @@ void m2_session_release(struct m2_session *x)
 	m2_list_remove(&x->of_holding);
 	m2_process_detach(x);
 	const struct m2_ipc_cancel release = {.request = x->request.id};
-	/* a worker that has died since has forgotten it, and cannot unlink it */
-	if (x->engine == NULL || x->engine->child.life != x->engine_life ||
-		!m2_child_send(&x->engine->child, M2_IPC_RELEASE, &release, NULL, 0))
-		m2_runtime_unlink_segment(x->s, x->acceptance.segment);
+	/* the worker lets go of its mapping and its charge; the name goes here and now, for one that is
+	 * dying may not read this */
+	if (x->engine != NULL && x->engine->child.life == x->engine_life)
+		(void)m2_child_send(&x->engine->child, M2_IPC_RELEASE, &release, NULL, 0);
+	m2_runtime_unlink_segment(x->s, x->acceptance.segment);
 	x->acceptance.segment[0] = '\0';
 	free_if_done(x);
 }

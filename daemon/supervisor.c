@@ -18,6 +18,7 @@
 #include "daemon/residency.h"
 #include "daemon/runtime.h"
 #include "daemon/sessions.h"
+#include "daemon/users.h"
 #include "daemon/who.h"
 
 /* ---- the gate as a child ------------------------------------------------------------------------ */
@@ -33,6 +34,7 @@ static void gate_arguments(void *ctx, struct m2_arguments *args)
 	m2_arguments_add(args, "--control-gid=%u", s->control_gid);
 	if (s->control_open)
 		m2_arguments_add(args, "--control-open");
+	m2_arguments_add(args, "--connections=%d", s->config.connections_per_user);
 	m2_arguments_add(args, "--log-level=%s",
 		o->log_level[0] != '\0' ? o->log_level : s->config.log_level);
 }
@@ -44,7 +46,28 @@ static enum m2_err gate_packet(void *ctx, const struct m2_ipc_packet *packet, st
 
 static void gate_ended(void *ctx)
 {
-	m2_notify_state(ctx);
+	struct m2_supervisor *s = ctx;
+	s->gate_spoke = true;
+	m2_notify_state(s);
+}
+
+/* It says once a second that its loop turns.  Two looks in a row without a word: it hangs.  One is not
+ * enough: what it said meanwhile may lie unread, when it was we who were held up. */
+static void on_gate_watch(void *ctx)
+{
+	struct m2_supervisor *s = ctx;
+	const uint64_t half = (uint64_t)s->config.step_timeout_s * UINT64_C(500000000);
+	const bool silent = !s->gate_spoke && s->gate.pid > 0;
+	if (silent && s->gate_silent) {
+		char why[64];
+		(void)snprintf(
+			why, sizeof why, "it has been silent for %d s", s->config.step_timeout_s);
+		m2_child_kill(&s->gate, why);
+	}
+	s->gate_silent = silent && !s->gate_silent;
+	s->gate_spoke = false;
+	m2_loop_set_timer(&s->loop, &s->gate_watch,
+		m2_loop_now() + (half > UINT64_C(1500000000) ? half : UINT64_C(1500000000)));
 }
 
 static void start_gate(struct m2_supervisor *s)
@@ -60,6 +83,8 @@ static void start_gate(struct m2_supervisor *s)
 		 * not keep the others out for long */
 		.pause_most_ns = 200 * UINT64_C(1000000)};
 	m2_child_start(&s->gate);
+	s->gate_watch = (struct m2_timer){.fn = on_gate_watch, .ctx = s};
+	on_gate_watch(s);
 }
 
 /* ---- up and down -------------------------------------------------------------------------------- */
@@ -113,6 +138,8 @@ static enum m2_err build_up(struct m2_supervisor *s, struct m2_why *why)
 	enum m2_err err = m2_loop_init(&s->loop, why);
 	if (err == M2_OK)
 		err = m2_who_init(s, why);
+	if (err == M2_OK && (s->accounts = m2_users_create()) == NULL)
+		err = m2_fail(M2_ENOMEM, why, "out of memory");
 	if (err == M2_OK)
 		err = m2_lifecycle_configure(s, why);
 	if (err == M2_OK)
@@ -142,6 +169,7 @@ static void tear_down(struct m2_supervisor *s)
 	m2_residency_finish(s);
 	m2_engines_finish(s);
 	m2_store_close(&s->store);
+	m2_users_destroy(&s->accounts);
 	m2_who_finish(s);
 	m2_runtime_close(s);
 	m2_loop_finish(&s->loop);

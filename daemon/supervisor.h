@@ -8,10 +8,12 @@
  *   children     a child process;  engines: the workers, one per device
  *   sessions     one request from its arrival until its answer is forgotten;  processes: its client
  *   dispatch     an op's handler;  inference: the ops that a worker runs
- *   residency    which variant is resident where and how it gets there;  residency_leave: how it goes
+ *   residency    which variant is resident where and how it gets there;  residency_leave: how it goes;
+ *                residency_place: whose turn it is;  residency_dry: what a load would do;  budget: who
+ *                leaves for whom
  *   checks       checksums of checkpoint files, in the background and by verify
  *   admin        load unload register remove reload drain;  inform: list show ps status
- *   who          may this user do that
+ *   who          may this user do that;  users: how much, and what they have had
  *   lifecycle    drain and stop, reload;  notify: what systemd is told
  */
 #ifndef M2_DAEMON_SUPERVISOR_H
@@ -30,6 +32,7 @@
 
 struct m2_session;
 struct m2_access;
+struct m2_users;
 
 enum { M2_TABLE = 4096 }; /* chains of each table below: a power of two */
 
@@ -46,6 +49,7 @@ struct m2_counters {
 	uint64_t generated_tokens;
 	uint64_t loads;
 	uint64_t unloads;
+	uint64_t evictions; /* unloads to make room for another */
 };
 
 enum m2_phase {
@@ -61,6 +65,7 @@ struct m2_supervisor {
 	struct m2_loop loop;
 	struct m2_store *store;
 	struct m2_access *access;
+	struct m2_users *accounts; /* users: limits and what they used */
 	uint64_t started_ns;
 	int64_t started_at; /* seconds since 1970 */
 
@@ -73,6 +78,9 @@ struct m2_supervisor {
 	struct m2_child gate;
 	uint32_t control_gid;
 	bool control_open;
+	struct m2_timer gate_watch;
+	bool gate_spoke;        /* since the watch last looked */
+	bool gate_silent;       /* and had not, at the last look */
 	struct m2_link workers; /* struct m2_engine */
 	struct m2_watch signals;
 
@@ -93,6 +101,7 @@ struct m2_supervisor {
 
 	/* residency */
 	struct m2_link residents; /* struct m2_tenant */
+	struct m2_link probes;    /* struct m2_probe: what --dry-run asks */
 	uint32_t next_model;
 	struct m2_timer idle;
 

@@ -28,6 +28,8 @@ uint64_t m2_worker_now(void)
 
 static enum m2_err on_packet(struct m2_worker *w, const struct m2_ipc_packet *p, struct m2_why *why)
 {
+	if (p->body_lost)
+		return m2_worker_on_body_lost(w, p, why);
 	switch (p->type) {
 	case M2_IPC_LOAD:
 		return m2_worker_on_load(w, p->fixed, p->body, p->body_bytes, why);
@@ -62,6 +64,7 @@ static enum m2_err on_packet(struct m2_worker *w, const struct m2_ipc_packet *p,
 static enum m2_err send_heartbeat(struct m2_worker *w, struct m2_why *why)
 {
 	atomic_store(&w->beat_pending, false);
+	m2_worker_mark_rates(w);
 	const struct m2_ipc_heartbeat beat = {
 		.steps = atomic_load_explicit(&w->beat_steps, memory_order_relaxed),
 		.tokens = atomic_load_explicit(&w->beat_tokens, memory_order_relaxed),
@@ -75,6 +78,8 @@ static enum m2_err on_post(struct m2_worker *w, struct m2_post *post, struct m2_
 	switch ((enum m2_post_kind)post->kind) {
 	case M2_POST_PROGRESS:
 		return m2_worker_on_progress(w, post->object, why);
+	case M2_POST_PLANNED:
+		return m2_worker_on_planned(w, post->object, why);
 	case M2_POST_LOADED:
 		return m2_worker_on_loaded(w, post->object, why);
 	case M2_POST_REMOVED:

@@ -10,6 +10,7 @@
  * and a request (m2_call) belong to the front, except while one of the others works for them: what it
  * works on is passed with the post and comes back with one.
  *
+ *   plan     front -> loader (PLANNED) -> front: waits there until it is loaded or unloaded
  *   load     front -> loader (LOADED) -> front -> step (ADD)
  *   unload   no calls left: front -> step (REMOVE) -> front -> loader (UNLOADED) -> front
  *   call     front, or front -> clerk (PREPARED) -> front: accepted -> step (SUBMIT), NEWS*, DONE ->
@@ -43,6 +44,7 @@ enum m2_post_kind {
 	M2_POST_QUIT,   /* finish everything, then end the thread */
 	/* -> front */
 	M2_POST_PROGRESS,       /* loader: m2_resident */
+	M2_POST_PLANNED,        /* loader: m2_resident */
 	M2_POST_LOADED,         /* loader: m2_resident */
 	M2_POST_REMOVED,        /* step: m2_resident is in no scheduler any more */
 	M2_POST_UNLOADED,       /* loader: m2_resident */
@@ -56,7 +58,20 @@ enum m2_post_kind {
 	M2_POST_LOST            /* step: the device is gone, or the thread has quit */
 };
 
-enum m2_resident_state { M2_RESIDENT_LOADING, M2_RESIDENT_READY, M2_RESIDENT_LEAVING };
+enum m2_resident_state {
+	M2_RESIDENT_PLANNING,
+	M2_RESIDENT_PLANNED, /* its checkpoint and tokenizer are open, nothing is on the device */
+	M2_RESIDENT_LOADING,
+	M2_RESIDENT_READY,
+	M2_RESIDENT_LEAVING
+};
+
+enum { M2_RATE_MARKS = 6 }; /* a mark per heartbeat: the rate is that of the last five seconds */
+
+struct m2_rate_mark {
+	uint64_t ns;
+	uint64_t tokens;
+};
 
 /* One load of one variant. */
 struct m2_resident {
@@ -66,12 +81,15 @@ struct m2_resident {
 	enum m2_resident_state state; /* the front's */
 	struct m2_variant variant;
 	uint64_t budget;
+	int64_t paused_bytes;
+	int64_t step_cost; /* in tokens */
 
 	/* the loader's until LOADED, then read only */
 	enum m2_err err;
 	struct m2_ipc_loaded facts;
 	struct m2_model_config config;
-	struct m2_tokenizer *tokenizer; /* NULL: tokens only */
+	struct m2_checkpoint *checkpoint; /* from its plan until it is loaded */
+	struct m2_tokenizer *tokenizer;   /* NULL: tokens only */
 	struct m2_model *model;
 	struct m2_lane *lane;
 	_Atomic uint64_t bytes_done;
@@ -87,13 +105,15 @@ struct m2_resident {
 	uint32_t n_calls; /* from reception until done or refused */
 	uint64_t n_requests;
 	uint64_t last_end_ns;
+	struct m2_rate_mark marks[M2_RATE_MARKS]; /* the oldest is overwritten */
+	uint32_t n_marks;                         /* ever made */
 
 	_Atomic bool progress_pending;
 	struct m2_post post_progress;
 	struct m2_post
 		post_add; /* two to step, so that the second may follow before the first is taken */
 	struct m2_post post_remove;
-	struct m2_post post; /* to the front: LOADED, REMOVED, UNLOADED */
+	struct m2_post post; /* to the front: PLANNED, LOADED, REMOVED, UNLOADED */
 };
 
 /* One request, from reception until it is forgotten. */
@@ -103,6 +123,8 @@ struct m2_call {
 	uint64_t id;
 	struct m2_resident *resident; /* NULL once the call is done */
 	struct m2_request request;
+	uint32_t weight;     /* of its user, and most slots they may hold at once */
+	int32_t user_slots;  /* 0: no limit */
 	unsigned char *body; /* [body_bytes]; freed when prepared */
 	size_t body_bytes;
 	uint64_t received_ns;
@@ -206,7 +228,8 @@ void m2_worker_discard(struct m2_worker *w, struct m2_call *call);
 enum m2_err m2_worker_loader_start(struct m2_worker *w, struct m2_why *why);
 /* false: a load is under way and cannot be waited for; the thread still uses the device. */
 bool m2_worker_loader_stop(struct m2_worker *w);
-/* state LOADING: load it and post LOADED; LEAVING: unload it and post UNLOADED. */
+/* state PLANNING: open and plan it and post PLANNED; LOADING: load it, planning it first if that was not
+ * done, and post LOADED; LEAVING: unload it and post UNLOADED. */
 void m2_worker_load(struct m2_worker *w, struct m2_resident *resident);
 /* Give everything back that a load took. */
 void m2_worker_unload_now(struct m2_worker *w, struct m2_resident *resident);
@@ -227,6 +250,9 @@ enum m2_err m2_worker_on_check_post(
 
 /* ---- worker_calls.c: the front's table of calls and what it tells the supervisor of them */
 struct m2_call *m2_worker_call_find(struct m2_worker *w, uint64_t id);
+/* There was no descriptor or memory to take a packet's body. */
+enum m2_err m2_worker_on_body_lost(
+	struct m2_worker *w, const struct m2_ipc_packet *packet, struct m2_why *why);
 enum m2_err m2_worker_on_request(struct m2_worker *w, const struct m2_ipc_request *packet,
 	const void *body, size_t body_bytes, struct m2_why *why);
 enum m2_err m2_worker_on_prepared(struct m2_worker *w, struct m2_call *call, struct m2_why *why);
@@ -241,12 +267,17 @@ void m2_worker_call_destroy(struct m2_worker *w, struct m2_call *call);
 /* ---- worker_messages.c: TOKENS packets for what was published since the last; none for a segment */
 enum m2_err m2_worker_pump(struct m2_worker *w, struct m2_call *call, struct m2_why *why);
 
+/* ---- worker_users.c: USERS, before the figures of models */
+enum m2_err m2_worker_send_users(struct m2_worker *w, struct m2_why *why);
+
 /* ---- worker_models.c: the front's table of models */
 struct m2_resident *m2_worker_resident_find(struct m2_worker *w, uint32_t id);
 enum m2_err m2_worker_on_load(struct m2_worker *w, const struct m2_ipc_load *packet,
 	const void *body, size_t body_bytes, struct m2_why *why);
 enum m2_err m2_worker_on_unload(
 	struct m2_worker *w, const struct m2_ipc_unload *packet, struct m2_why *why);
+enum m2_err m2_worker_on_planned(
+	struct m2_worker *w, struct m2_resident *resident, struct m2_why *why);
 enum m2_err m2_worker_on_progress(
 	struct m2_worker *w, struct m2_resident *resident, struct m2_why *why);
 enum m2_err m2_worker_on_loaded(
@@ -256,6 +287,8 @@ enum m2_err m2_worker_on_unloaded(
 /* Unload it if that is wanted and nothing uses it any more. */
 void m2_worker_leave_if_idle(struct m2_worker *w, struct m2_resident *resident);
 enum m2_err m2_worker_on_stats(struct m2_worker *w, struct m2_why *why);
+/* Once a second: what every model's rate is measured by. */
+void m2_worker_mark_rates(struct m2_worker *w);
 void m2_worker_models_finish(struct m2_worker *w);
 
 #endif

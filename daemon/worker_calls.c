@@ -104,12 +104,25 @@ static enum m2_err refuse(struct m2_worker *w, uint64_t id, enum m2_err err,
 	return m2_ipc_send(w->channel, M2_IPC_REFUSED, &refused, NULL, 0, why);
 }
 
+enum m2_err m2_worker_on_body_lost(
+	struct m2_worker *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_request *request = packet->fixed;
+	struct m2_why reason;
+	const enum m2_err err = m2_fail(
+		M2_ENOMEM, &reason, "no memory or descriptor in the worker to take the prompt");
+	if (packet->type == M2_IPC_REQUEST)
+		return refuse(w, request->request.id, err, &reason, why);
+	*why = reason; /* what it was would be waited for: the end of this process answers */
+	return err;
+}
+
 static enum m2_err find_model(struct m2_worker *w, const struct m2_ipc_request *packet,
 	struct m2_resident **out, struct m2_why *reason)
 {
 	struct m2_resident *r = m2_worker_resident_find(w, packet->model);
 	*out = r;
-	if (r == NULL || r->state == M2_RESIDENT_LOADING)
+	if (r == NULL || r->state < M2_RESIDENT_READY)
 		return m2_fail_field(
 			M2_ENOENT, reason, "model", "%s is not resident", packet->request.model);
 	if (r->unload_wanted || r->state == M2_RESIDENT_LEAVING)
@@ -133,6 +146,8 @@ static struct m2_call *make_call(const struct m2_ipc_request *packet, const void
 	call->id = packet->request.id;
 	call->resident = resident;
 	call->request = packet->request;
+	call->weight = packet->weight;
+	call->user_slots = packet->slots;
 	call->body = copy;
 	call->body_bytes = body_bytes;
 	call->received_ns = m2_worker_now();
@@ -151,6 +166,8 @@ enum m2_err m2_worker_on_request(struct m2_worker *w, const struct m2_ipc_reques
 	enum m2_err err = m2_request_check(&packet->request, body_bytes, why);
 	if (err != M2_OK)
 		return err;
+	if (packet->weight < 1 || packet->weight > M2_FAIR_WEIGHT_MAX || packet->slots < 0)
+		return m2_fail(M2_EPROTO, why, "a request with a weight or slots out of range");
 	if ((op != M2_OP_GENERATE && op != M2_OP_SCORE && op != M2_OP_TOKENIZE &&
 		    op != M2_OP_DETOKENIZE) ||
 		id == 0 || m2_worker_call_find(w, id) != NULL)
@@ -185,6 +202,9 @@ enum m2_err m2_worker_on_prepared(struct m2_worker *w, struct m2_call *call, str
 		err = call->err != M2_OK ? refuse(w, call->id, call->err, &call->why, why)
 					 : m2_ipc_send(w->channel, M2_IPC_DATA, &data, call->answer,
 						   call->answer_bytes, why);
+		if (call->err == M2_OK &&
+			err == M2_ENOMEM) /* the answer is too large to be sent now */
+			err = refuse(w, call->id, err, why, why);
 		leave_model(w, call);
 		forget(w, call);
 		return err;
@@ -230,6 +250,8 @@ static struct m2_ipc_finished report(const struct m2_call *call)
 		.first_ns = since(h->received_ns, h->first_ns),
 		.total_ns = since(h->received_ns, h->finished_ns),
 		.engine_ns = h->engine_ns,
+		.paused_ns = h->paused_ns,
+		.pauses = h->pauses,
 		.seed = task->sampling.seed,
 	};
 	for (uint32_t i = 0; i < task->n_sequences; i++) {

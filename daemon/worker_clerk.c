@@ -5,7 +5,8 @@
  * holds up nobody's single token.  The same code runs in both places.
  *
  * Admission.  A call that finds its slots free reserves them; one that does not waits, and at most
- * `queue` calls of a variant may wait.  The place is reserved before the work on results begins.
+ * `queue` calls of a variant may wait, of which no user can take all from the others (daemon/waiters.h).
+ * The place is reserved before the work on results begins.
  */
 #include "daemon/worker.h"
 
@@ -23,36 +24,45 @@ enum {
 
 /* ---- admission --------------------------------------------------------------------------------- */
 
+/* *waits: the count that it is in until it has its slots; NULL: slots were free. */
 static enum m2_err reserve(
-	struct m2_worker *w, struct m2_call *call, bool *waits, struct m2_why *why)
+	struct m2_worker *w, struct m2_call *call, _Atomic int32_t **waits, struct m2_why *why)
 {
 	struct m2_resident *r = call->resident;
 	const uint32_t slots = call->request.op == M2_OP_SCORE ? 1 : (uint32_t)call->request.n;
 	enum m2_err err = M2_OK;
+	int32_t own = 0;
+	*waits = NULL;
 	(void)pthread_mutex_lock(&w->admission);
-	*waits = r->reserved + slots > r->variant.slots;
-	if (*waits &&
-		atomic_load_explicit(&r->lane->waiting, memory_order_relaxed) >= r->variant.queue)
-		err = m2_fail(M2_EBUSY, why,
-			"all %d slots of %s are taken and %d requests wait already, which is its "
-			"limit",
-			r->variant.slots, r->variant.name, r->variant.queue);
+	if (r->reserved + slots > r->variant.slots) {
+		const int32_t total = atomic_load_explicit(&r->lane->waiting, memory_order_relaxed);
+		*waits = m2_waiters_enter(
+			r->lane->waiters, call->request.uid, total, r->variant.queue, &own);
+		if (*waits == NULL)
+			err = m2_fail(M2_EBUSY, why,
+				"all %d slots of %s are taken and %d requests wait already (its "
+				"limit is %d), %d of them of user %u",
+				r->variant.slots, r->variant.name, total, r->variant.queue, own,
+				call->request.uid);
+		else
+			atomic_fetch_add_explicit(&r->lane->waiting, 1, memory_order_relaxed);
+	}
 	if (err == M2_OK) {
 		r->reserved += slots;
 		call->reserved = slots;
-		if (*waits)
-			atomic_fetch_add_explicit(&r->lane->waiting, 1, memory_order_relaxed);
 	}
 	(void)pthread_mutex_unlock(&w->admission);
 	return err;
 }
 
-static void unreserve(struct m2_worker *w, struct m2_call *call, bool waits)
+static void unreserve(struct m2_worker *w, struct m2_call *call, _Atomic int32_t *waits)
 {
 	(void)pthread_mutex_lock(&w->admission);
 	call->resident->reserved -= call->reserved;
-	if (waits)
+	if (waits != NULL) {
+		atomic_fetch_sub_explicit(waits, 1, memory_order_relaxed);
 		atomic_fetch_sub_explicit(&call->resident->lane->waiting, 1, memory_order_relaxed);
+	}
 	(void)pthread_mutex_unlock(&w->admission);
 	call->reserved = 0;
 }
@@ -124,7 +134,7 @@ static enum m2_err prepare_task(struct m2_worker *w, struct m2_call *call, const
 {
 	const struct m2_resident *r = call->resident;
 	int32_t ends[M2_TASK_ENDS_MAX];
-	bool waits;
+	_Atomic int32_t *waits;
 	const struct m2_task_spec spec = {
 		.request = &call->request,
 		.bias = (const struct m2_logit_bias *)(const void *)(call->body +
@@ -140,6 +150,8 @@ static enum m2_err prepare_task(struct m2_worker *w, struct m2_call *call, const
 		.vocab_size = r->config.vocab_size,
 		.slots = r->variant.slots,
 		.now_ns = call->received_ns,
+		.weight = call->weight,
+		.user_slots = call->user_slots,
 	};
 	enum m2_err err = reserve(w, call, &waits, why);
 	if (err != M2_OK)

@@ -1,8 +1,8 @@
-/* worker_load.c - the loader thread: from a variant to a resident model, and back.
+/* worker_load.c - the loader thread: from a variant to a plan, to a resident model, and back.
  *
- * Everything that blocks on a disk or takes seconds happens here, while other models step.  The budget
- * is held against the sum of what the backend plans and what the lane will take, before anything is
- * allocated; what was promised is what is reported.
+ * Everything that blocks on a disk or takes seconds happens here, while other models step.  A plan opens
+ * the checkpoint and says to the byte what the load will take; the load then takes just that, or nothing:
+ * the budget and what the device has free are held against the plan before anything is allocated.
  */
 #include "daemon/worker.h"
 
@@ -19,7 +19,6 @@
 struct load {
 	struct m2_worker *worker;
 	struct m2_resident *resident;
-	struct m2_checkpoint *checkpoint;
 	struct m2_weight_source source;
 	struct m2_load_options options;
 	struct m2_lane_facts lane;
@@ -71,7 +70,7 @@ static void plan_options(struct load *load)
 	const struct m2_variant *v = &r->variant;
 	const int32_t step_tokens = m2_lane_step_tokens(v->max_batch_tokens, v->slots);
 	const int32_t known = r->tokenizer != NULL ? m2_tokenizer_size(r->tokenizer) : INT32_MAX;
-	load->source = m2_checkpoint_source(load->checkpoint);
+	load->source = m2_checkpoint_source(r->checkpoint);
 	load->options = (struct m2_load_options){
 		.weights = v->weights,
 		.state = v->state,
@@ -91,24 +90,59 @@ static void plan_options(struct load *load)
 	};
 }
 
-static enum m2_err check_budget(struct load *load, struct m2_why *why)
+/* On the cpu the lane's buffers lie in the memory that the budget is about. */
+static bool device_is_host(const struct m2_worker *w)
+{
+	return strcmp(w->backend->name, "cuda") != 0;
+}
+
+/* What follows from what the backend plans: the cost of a token, and room for paused states. */
+static void measure(struct load *load)
+{
+	const struct m2_resident *r = load->resident;
+	m2_lane_measure(&load->lane, &r->facts.footprint, r->paused_bytes);
+	load->lane.step_cost = (uint64_t)r->step_cost * load->lane.cost.decode;
+}
+
+static enum m2_err plan(struct load *load, struct m2_why *why)
 {
 	struct m2_resident *r = load->resident;
 	struct m2_footprint *f = &r->facts.footprint;
 	const enum m2_err err = load->worker->backend->plan(
 		load->worker->device, &r->config.desc, &load->source, &load->options, f, why);
-	if (err != M2_OK)
-		return err;
-	f->workspace += m2_lane_bytes(&load->lane);
-	const uint64_t total = f->weights + f->state + f->workspace;
-	if (r->budget == 0 || total <= r->budget)
+	if (err == M2_OK)
+		measure(load);
+	r->facts.host = m2_lane_bytes(&load->lane);
+	if (err == M2_OK && device_is_host(load->worker))
+		f->workspace += r->facts.host;
+	return err;
+}
+
+static uint64_t planned_bytes(const struct m2_resident *r)
+{
+	const struct m2_footprint *f = &r->facts.footprint;
+	return f->weights + f->state + f->workspace;
+}
+
+/* Within what the supervisor allows, and what others have left of the device by now? */
+static enum m2_err check_room(struct load *load, struct m2_why *why)
+{
+	struct m2_resident *r = load->resident;
+	const struct m2_footprint *f = &r->facts.footprint;
+	const uint64_t total = planned_bytes(r);
+	struct m2_device_info info;
+	load->worker->backend->info(load->worker->device, &info);
+	const bool within = r->budget == 0 || total <= r->budget;
+	/* a device that does not know what it has free says 0 */
+	r->facts.crowded = within && info.memory_free > 0 && total > info.memory_free;
+	if (within && r->facts.crowded == 0)
 		return M2_OK;
 	return m2_fail(M2_ENOMEM, why,
 		"%s takes %llu bytes (weights %llu, state of %d slots %llu, workspace %llu), %llu "
 		"are free",
 		r->variant.name, (unsigned long long)total, (unsigned long long)f->weights,
 		r->variant.slots, (unsigned long long)f->state, (unsigned long long)f->workspace,
-		(unsigned long long)r->budget);
+		(unsigned long long)(within ? info.memory_free : r->budget));
 }
 
 static void fill_facts(struct load *load)
@@ -121,10 +155,10 @@ static void fill_facts(struct load *load)
 	f->desc = r->config.desc;
 	f->vocab_size = r->config.vocab_size;
 	f->tokenizer_size = r->tokenizer != NULL ? m2_tokenizer_size(r->tokenizer) : 0;
-	f->parameters = m2_checkpoint_parameters(load->checkpoint);
+	f->parameters = m2_checkpoint_parameters(r->checkpoint);
 	(void)snprintf(f->dialect, sizeof f->dialect, "%s", m2_dialect_name(r->config.dialect));
 	(void)snprintf(
-		f->container, sizeof f->container, "%s", m2_checkpoint_container(load->checkpoint));
+		f->container, sizeof f->container, "%s", m2_checkpoint_container(r->checkpoint));
 	(void)snprintf(f->weights, sizeof f->weights, "%s",
 		m2_dtype_name(r->variant.weights != M2_DTYPE_NONE ? r->variant.weights : stored));
 	(void)snprintf(f->path, sizeof f->path, "%s", info.path);
@@ -136,21 +170,29 @@ static void fill_facts(struct load *load)
 	}
 }
 
-static enum m2_err load_checkpoint(struct load *load, struct m2_why *why)
+/* Everything that a plan needs, and that the load then goes on from. */
+static enum m2_err open_and_plan(struct load *load, struct m2_why *why)
 {
 	struct m2_resident *r = load->resident;
 	begin_part(load, "checking tensors");
 	enum m2_err err = m2_checkpoint_open(
-		r->variant.checkpoint, r->variant.norm_groups, &load->checkpoint, why);
+		r->variant.checkpoint, r->variant.norm_groups, &r->checkpoint, why);
 	if (err != M2_OK)
 		return err;
-	r->config = *m2_checkpoint_config(load->checkpoint);
+	r->config = *m2_checkpoint_config(r->checkpoint);
 	begin_part(load, "tokenizer");
 	err = open_tokenizer(r, why);
 	if (err != M2_OK)
 		return err;
 	plan_options(load);
-	err = check_budget(load, why);
+	return plan(load, why);
+}
+
+static enum m2_err load_planned(struct load *load, struct m2_why *why)
+{
+	struct m2_resident *r = load->resident;
+	enum m2_err err = check_room(load, why);
+	measure(load);
 	begin_part(load, "reading weights");
 	if (err == M2_OK)
 		err = load->worker->backend->load(load->worker->device, &r->config.desc,
@@ -164,23 +206,35 @@ static enum m2_err load_checkpoint(struct load *load, struct m2_why *why)
 	return err;
 }
 
+static void plan_now(struct m2_worker *w, struct m2_resident *r)
+{
+	struct load load = {.worker = w, .resident = r};
+	r->err = open_and_plan(&load, &r->facts.why);
+	if (r->err != M2_OK)
+		m2_worker_unload_now(w, r);
+}
+
 static void load_now(struct m2_worker *w, struct m2_resident *r)
 {
 	struct load load = {.worker = w, .resident = r};
 	const uint64_t start = m2_worker_now();
-	r->err = load_checkpoint(&load, &r->facts.why);
-	if (load.checkpoint != NULL)
-		m2_checkpoint_close(&load.checkpoint);
+	r->err = M2_OK;
+	if (r->checkpoint == NULL)
+		r->err = open_and_plan(&load, &r->facts.why);
+	else
+		plan_options(&load);
+	if (r->err == M2_OK)
+		r->err = load_planned(&load, &r->facts.why);
 	r->facts.model = r->id;
 	r->facts.err = (uint32_t)r->err;
 	r->facts.load_ms = (m2_worker_now() - start) / 1000000U;
 	if (r->err == M2_OK)
 		m2_info("%s: loaded in %llu ms, %llu bytes", r->variant.name,
-			(unsigned long long)r->facts.load_ms,
-			(unsigned long long)(r->facts.footprint.weights + r->facts.footprint.state +
-					     r->facts.footprint.workspace));
-	else
+			(unsigned long long)r->facts.load_ms, (unsigned long long)planned_bytes(r));
+	else if (r->facts.crowded == 0)
 		m2_worker_unload_now(w, r);
+	if (r->err == M2_OK)
+		m2_checkpoint_close(&r->checkpoint);
 }
 
 void m2_worker_unload_now(struct m2_worker *w, struct m2_resident *r)
@@ -189,6 +243,8 @@ void m2_worker_unload_now(struct m2_worker *w, struct m2_resident *r)
 	if (r->model != NULL)
 		w->backend->unload(&r->model);
 	m2_tokenizer_close(&r->tokenizer);
+	if (r->checkpoint != NULL)
+		m2_checkpoint_close(&r->checkpoint);
 }
 
 static struct m2_resident *next_work(struct m2_worker *w)
@@ -203,7 +259,7 @@ static struct m2_resident *next_work(struct m2_worker *w)
 		if (w->loader_first == NULL)
 			w->loader_last = NULL;
 		/* a load may take minutes; to take a model down is quick enough to be waited for */
-		w->loader_busy = r->post.kind == M2_POST_LOADED;
+		w->loader_busy = r->post.kind != M2_POST_UNLOADED;
 	}
 	(void)pthread_mutex_unlock(&w->work_lock);
 	return r;
@@ -221,7 +277,9 @@ static void *loader_main(void *arg)
 	struct m2_worker *w = arg;
 	struct m2_resident *r;
 	while ((r = next_work(w)) != NULL) {
-		if (r->post.kind == M2_POST_LOADED)
+		if (r->post.kind == M2_POST_PLANNED)
+			plan_now(w, r);
+		else if (r->post.kind == M2_POST_LOADED)
 			load_now(w, r);
 		else
 			m2_worker_unload_now(w, r);
@@ -258,7 +316,9 @@ bool m2_worker_loader_stop(struct m2_worker *w)
 void m2_worker_load(struct m2_worker *w, struct m2_resident *r)
 {
 	/* the kind says what is wanted, and is what comes back when it is done */
-	r->post.kind = r->state == M2_RESIDENT_LOADING ? M2_POST_LOADED : M2_POST_UNLOADED;
+	r->post.kind = r->state == M2_RESIDENT_PLANNING  ? M2_POST_PLANNED
+		       : r->state == M2_RESIDENT_LOADING ? M2_POST_LOADED
+							 : M2_POST_UNLOADED;
 	r->next_work = NULL;
 	(void)pthread_mutex_lock(&w->work_lock);
 	if (w->loader_last != NULL)

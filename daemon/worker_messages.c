@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKENS_PER_PACKET = 4096 };
+enum { TOKENS_PER_PACKET = 1024 };
 
 static enum m2_err send_tokens(struct m2_worker *w, struct m2_call *call, uint32_t sequence,
 	uint32_t count, const int32_t *ids, const float *logprobs, const char *text,

@@ -27,25 +27,36 @@ static void forget(struct m2_worker *w, struct m2_resident *resident)
 	free(resident);
 }
 
-static enum m2_err refuse_load(
-	struct m2_worker *w, uint32_t model, enum m2_err err, struct m2_why *why)
+static uint64_t memory_free(struct m2_worker *w, uint64_t *total)
 {
-	struct m2_ipc_loaded loaded = {.model = model, .err = (uint32_t)err, .why = *why};
-	return m2_ipc_send(w->channel, M2_IPC_LOADED, &loaded, NULL, 0, why);
+	struct m2_device_info info;
+	w->backend->info(w->device, &info);
+	if (total != NULL)
+		*total = info.memory_total;
+	return info.memory_free;
 }
 
-enum m2_err m2_worker_on_load(struct m2_worker *w, const struct m2_ipc_load *packet,
-	const void *body, size_t body_bytes, struct m2_why *why)
+static enum m2_err refuse_load(
+	struct m2_worker *w, const struct m2_ipc_load *load, enum m2_err err, struct m2_why *why)
 {
-	struct m2_why reason;
+	struct m2_ipc_loaded loaded = {.model = load->model, .err = (uint32_t)err, .why = *why};
+	struct m2_ipc_planned planned = {.model = load->model, .err = (uint32_t)err, .why = *why};
+	return load->plan_only != 0
+		       ? m2_ipc_send(w->channel, M2_IPC_PLANNED, &planned, NULL, 0, why)
+		       : m2_ipc_send(w->channel, M2_IPC_LOADED, &loaded, NULL, 0, why);
+}
+
+/* A new one, from the supervisor's packet. */
+static enum m2_err add_resident(struct m2_worker *w, const struct m2_ipc_load *packet,
+	const void *body, size_t body_bytes, struct m2_resident **out, struct m2_why *why)
+{
 	if (body_bytes != sizeof(struct m2_variant) ||
 		m2_worker_resident_find(w, packet->model) != NULL)
 		return m2_fail(
 			M2_EPROTO, why, "a load without a variant, or of a model that is there");
 	struct m2_resident *r = calloc(1, sizeof *r);
 	if (r == NULL)
-		return refuse_load(w, packet->model,
-			m2_fail(M2_ENOMEM, &reason, "no memory for a model"), &reason);
+		return m2_fail(M2_ENOMEM, why, "no memory for a model");
 	memcpy(&r->variant, body, sizeof r->variant);
 	if (r->variant.slots < 1 || r->variant.slots > M2_LIMIT_SLOTS ||
 		r->variant.max_batch_tokens < 1) {
@@ -54,14 +65,37 @@ enum m2_err m2_worker_on_load(struct m2_worker *w, const struct m2_ipc_load *pac
 			M2_EPROTO, why, "a variant with slots or max_batch_tokens out of range");
 	}
 	r->id = packet->model;
-	r->budget = packet->budget;
-	r->state = M2_RESIDENT_LOADING;
 	r->post.object = r;
 	r->post_add = (struct m2_post){.kind = M2_POST_ADD, .object = r};
 	r->post_remove = (struct m2_post){.kind = M2_POST_REMOVE, .object = r};
 	r->post_progress = (struct m2_post){.kind = M2_POST_PROGRESS, .object = r};
 	r->next = w->residents;
 	w->residents = r;
+	*out = r;
+	return M2_OK;
+}
+
+enum m2_err m2_worker_on_load(struct m2_worker *w, const struct m2_ipc_load *packet,
+	const void *body, size_t body_bytes, struct m2_why *why)
+{
+	struct m2_resident *r = NULL;
+	enum m2_err err = M2_OK;
+	if (body_bytes > 0)
+		err = add_resident(w, packet, body, body_bytes, &r, why);
+	else
+		r = m2_worker_resident_find(w, packet->model);
+	if (err == M2_ENOMEM)
+		return refuse_load(w, packet, err, why);
+	if (err != M2_OK)
+		return err;
+	if (r == NULL || (body_bytes == 0 && r->state != M2_RESIDENT_PLANNED))
+		return m2_fail(M2_EPROTO, why, "a load of what is not planned");
+	r->budget = packet->budget;
+	if (packet->plan_only != 0 || r->checkpoint == NULL) {
+		r->paused_bytes = packet->paused_bytes;
+		r->step_cost = packet->step_cost;
+	}
+	r->state = packet->plan_only != 0 ? M2_RESIDENT_PLANNING : M2_RESIDENT_LOADING;
 	m2_worker_load(w, r);
 	return M2_OK;
 }
@@ -79,41 +113,79 @@ enum m2_err m2_worker_on_progress(struct m2_worker *w, struct m2_resident *r, st
 	return m2_ipc_send(w->channel, M2_IPC_PROGRESS, &progress, NULL, 0, why);
 }
 
-enum m2_err m2_worker_on_loaded(struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
+/* It is not there, or no more, and whoever unloads it may know. */
+static enum m2_err say_unloaded(
+	struct m2_worker *w, uint32_t model, uint64_t bytes, struct m2_why *why)
 {
-	const bool resident = r->err == M2_OK;
-	enum m2_err err = m2_ipc_send(w->channel, M2_IPC_LOADED, &r->facts, NULL, 0, why);
-	if (err != M2_OK)
-		return err;
-	if (resident) {
-		r->state = M2_RESIDENT_READY;
-		r->last_end_ns = m2_worker_now();
-		m2_post_send(&w->inbox, &r->post_add);
-		/* the unload that came meanwhile waits its time from now: nothing has run yet */
-		m2_worker_leave_if_idle(w, r);
-		return M2_OK;
-	}
+	struct m2_ipc_unloaded gone = {
+		.model = model, .bytes = bytes, .memory_free = memory_free(w, NULL)};
+	return m2_ipc_send(w->channel, M2_IPC_UNLOADED, &gone, NULL, 0, why);
+}
+
+/* A plan or a load has failed, and has left nothing behind. */
+static enum m2_err failed(struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
+{
 	/* an unload that came meanwhile is answered too: nothing is resident */
-	if (r->unload_wanted) {
-		struct m2_ipc_unloaded gone = {.model = r->id};
-		err = m2_ipc_send(w->channel, M2_IPC_UNLOADED, &gone, NULL, 0, why);
-	}
+	const enum m2_err err = r->unload_wanted ? say_unloaded(w, r->id, 0, why) : M2_OK;
 	forget(w, r);
 	return err;
+}
+
+static enum m2_err stays_planned(struct m2_worker *w, struct m2_resident *r)
+{
+	r->state = M2_RESIDENT_PLANNED;
+	if (r->unload_wanted) {
+		r->state = M2_RESIDENT_LEAVING;
+		m2_worker_load(w, r);
+	}
+	return M2_OK;
+}
+
+enum m2_err m2_worker_on_planned(struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
+{
+	struct m2_ipc_planned planned = {.model = r->id,
+		.err = (uint32_t)r->err,
+		.why = r->facts.why,
+		.footprint = r->facts.footprint,
+		.host = r->facts.host};
+	planned.memory_free = memory_free(w, &planned.memory_total);
+	const enum m2_err err = m2_ipc_send(w->channel, M2_IPC_PLANNED, &planned, NULL, 0, why);
+	if (err != M2_OK)
+		return err;
+	return r->err == M2_OK ? stays_planned(w, r) : failed(w, r, why);
+}
+
+enum m2_err m2_worker_on_loaded(struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
+{
+	r->facts.memory_free = memory_free(w, NULL);
+	const enum m2_err err = m2_ipc_send(w->channel, M2_IPC_LOADED, &r->facts, NULL, 0, why);
+	if (err != M2_OK)
+		return err;
+	if (r->facts.crowded != 0)
+		return stays_planned(w, r);
+	if (r->err != M2_OK)
+		return failed(w, r, why);
+	r->state = M2_RESIDENT_READY;
+	r->last_end_ns = m2_worker_now();
+	r->marks[r->n_marks++] = (struct m2_rate_mark){r->last_end_ns, 0};
+	m2_post_send(&w->inbox, &r->post_add);
+	/* the unload that came meanwhile waits its time from now: nothing has run yet */
+	m2_worker_leave_if_idle(w, r);
+	return M2_OK;
 }
 
 enum m2_err m2_worker_on_unload(
 	struct m2_worker *w, const struct m2_ipc_unload *packet, struct m2_why *why)
 {
 	struct m2_resident *r = m2_worker_resident_find(w, packet->model);
-	if (r == NULL) {
-		struct m2_ipc_unloaded gone = {.model = packet->model};
-		return m2_ipc_send(w->channel, M2_IPC_UNLOADED, &gone, NULL, 0, why);
-	}
+	if (r == NULL)
+		return say_unloaded(w, packet->model, 0, why);
 	r->unload_wanted = true;
 	const enum m2_err err = m2_worker_checks_leave(w, r->id, why);
 	if (err != M2_OK)
 		return err;
+	if (r->state == M2_RESIDENT_PLANNED)
+		return stays_planned(w, r);
 	if (r->state != M2_RESIDENT_READY)
 		return M2_OK;
 	const int64_t wait_s = packet->wait_s < 0 ? UNLOAD_WAIT_S : packet->wait_s;
@@ -136,14 +208,41 @@ void m2_worker_leave_if_idle(struct m2_worker *w, struct m2_resident *r)
 enum m2_err m2_worker_on_unloaded(struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
 {
 	const struct m2_footprint *f = &r->facts.footprint;
-	struct m2_ipc_unloaded gone = {
-		.model = r->id,
-		.bytes = f->weights + f->state + f->workspace,
-	};
-	m2_info("%s: unloaded, %llu bytes given back", r->variant.name,
-		(unsigned long long)gone.bytes);
+	const bool had = r->facts.model != 0 && r->facts.err == M2_OK; /* a plan takes nothing */
+	const uint64_t bytes = had ? f->weights + f->state + f->workspace : 0;
+	const uint32_t model = r->id;
+	if (had)
+		m2_info("%s: unloaded, %llu bytes given back", r->variant.name,
+			(unsigned long long)bytes);
 	forget(w, r);
-	return m2_ipc_send(w->channel, M2_IPC_UNLOADED, &gone, NULL, 0, why);
+	return say_unloaded(w, model, bytes, why);
+}
+
+/* ---- figures ------------------------------------------------------------------------------------ */
+
+static uint64_t tokens_of(const struct m2_resident *r)
+{
+	return atomic_load_explicit(&r->lane->prompt_tokens, memory_order_relaxed) +
+	       atomic_load_explicit(&r->lane->generated_tokens, memory_order_relaxed);
+}
+
+void m2_worker_mark_rates(struct m2_worker *w)
+{
+	const uint64_t now = m2_worker_now();
+	for (struct m2_resident *r = w->residents; r != NULL; r = r->next)
+		if (r->state == M2_RESIDENT_READY)
+			r->marks[r->n_marks++ % M2_RATE_MARKS] =
+				(struct m2_rate_mark){now, tokens_of(r)};
+}
+
+/* Since the oldest mark; a mark that is older than those seconds (the step loop stood still) is as good. */
+static uint64_t rate_millis(const struct m2_resident *r, uint64_t now)
+{
+	const uint32_t oldest = r->n_marks > M2_RATE_MARKS ? r->n_marks % M2_RATE_MARKS : 0;
+	const struct m2_rate_mark *mark = &r->marks[oldest];
+	if (r->n_marks == 0 || now <= mark->ns)
+		return 0;
+	return (uint64_t)((double)(tokens_of(r) - mark->tokens) * 1e12 / (double)(now - mark->ns));
 }
 
 static struct m2_ipc_model_stats stats_of(const struct m2_resident *r, uint64_t now)
@@ -153,10 +252,12 @@ static struct m2_ipc_model_stats stats_of(const struct m2_resident *r, uint64_t 
 		.slots = r->variant.slots,
 		.requests = r->n_requests,
 		.idle_ns = r->n_calls > 0 ? 0 : now - r->last_end_ns,
+		.rate_millis = rate_millis(r, now),
 	};
 	const struct m2_lane *lane = r->lane;
 	s.slots_used = atomic_load_explicit(&lane->slots_used, memory_order_relaxed);
 	s.queued = atomic_load_explicit(&lane->queued, memory_order_relaxed);
+	s.paused = atomic_load_explicit(&lane->paused, memory_order_relaxed);
 	s.steps = atomic_load_explicit(&lane->steps, memory_order_relaxed);
 	s.prompt_tokens = atomic_load_explicit(&lane->prompt_tokens, memory_order_relaxed);
 	s.generated_tokens = atomic_load_explicit(&lane->generated_tokens, memory_order_relaxed);
@@ -177,8 +278,11 @@ enum m2_err m2_worker_on_stats(struct m2_worker *w, struct m2_why *why)
 		if (r->state == M2_RESIDENT_READY)
 			models[stats.n_models++] = stats_of(r, now);
 	m2_segment_pool_usage(w->pool, &stats.results_bytes, &stats.segments);
-	const enum m2_err err = m2_ipc_send(w->channel, M2_IPC_STATS_REPLY, &stats, models,
-		stats.n_models * sizeof *models, why);
+	stats.memory_free = memory_free(w, &stats.memory_total);
+	enum m2_err err = m2_worker_send_users(w, why);
+	if (err == M2_OK)
+		err = m2_ipc_send(w->channel, M2_IPC_STATS_REPLY, &stats, models,
+			stats.n_models * sizeof *models, why);
 	free(models);
 	return err;
 }

@@ -116,10 +116,9 @@ static void *step_main(void *arg)
 
 enum m2_err m2_worker_step_start(struct m2_worker *w, struct m2_why *why)
 {
-	w->scheduler = (struct m2_scheduler){
-		.events = {.ctx = w, .news = on_news, .done = on_done},
-		.clock = m2_worker_now,
-	};
+	w->scheduler.events =
+		(struct m2_scheduler_events){.ctx = w, .news = on_news, .done = on_done};
+	w->scheduler.clock = m2_worker_now;
 	w->post_beat.kind = M2_POST_HEARTBEAT;
 	w->post_lost.kind = M2_POST_LOST;
 	w->post_quit.kind = M2_POST_QUIT;

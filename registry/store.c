@@ -16,6 +16,8 @@
 #include "registry/store_rows.h"
 #include "registry/store_schema.h"
 
+enum { OPENING_WAIT_MS = 5000, SERVING_WAIT_MS = 250 }; /* for another process's lock */
+
 /* ---- opening ----------------------------------------------------------------------------------- */
 
 /* Create the file for its owner alone (SQLite would leave that to the umask), and refuse what is no
@@ -49,7 +51,7 @@ static enum m2_err connect_file(struct m2_store *store, struct m2_why *why)
 			return m2_fail(M2_ENOMEM, why, "registry %s: out of memory", store->path);
 		return m2_store_sqlite_error(store->db, store->path, why);
 	}
-	(void)sqlite3_busy_timeout(store->db, 5000);
+	(void)sqlite3_busy_timeout(store->db, OPENING_WAIT_MS);
 	/* a hostile database file may not run SQL functions of its schema or rewrite itself */
 	(void)sqlite3_db_config(store->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
 	(void)sqlite3_db_config(store->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
@@ -124,6 +126,9 @@ static enum m2_err open_store(struct m2_store *store, struct m2_why *why)
 		err = prepare_statements(store, why);
 	if (err == M2_OK)
 		err = m2_store_loads_interrupted(store, why);
+	/* from here on the daemon serves others: whoever holds the file locked must not hold them up */
+	if (err == M2_OK)
+		(void)sqlite3_busy_timeout(store->db, SERVING_WAIT_MS);
 	return err;
 }
 

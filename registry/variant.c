@@ -51,7 +51,7 @@ static const struct m2_key_hook device_hook = {
 	"auto, cpu or cuda:N (N in 0..63)", device_parse, device_print};
 static const struct m2_word tokenizer_words[] = {{"", 0}, {"none", 0}, {NULL, 0}};
 static const struct m2_word weights_words[] = {{"stored", M2_DTYPE_NONE}, {"f32", M2_DTYPE_F32},
-	{"f16", M2_DTYPE_F16}, {"bf16", M2_DTYPE_BF16}, {NULL, 0}};
+	{"f16", M2_DTYPE_F16}, {"bf16", M2_DTYPE_BF16}, {"int8", M2_DTYPE_INT8}, {NULL, 0}};
 static const struct m2_word state_words[] = {{"f32", M2_DTYPE_F32}, {NULL, 0}};
 static const struct m2_word forever_words[] = {{"forever", -1}, {NULL, 0}};
 static const struct m2_word stop_words[] = {{"eos", -1}, {NULL, 0}};

@@ -58,6 +58,7 @@ struct m2_variant {
 	int32_t max_batch_tokens; /* tokens per step, prompt chunks and decodes together */
 	int32_t queue;            /* requests that may wait */
 	bool preload;
+	bool pinned;          /* never leaves by itself */
 	int64_t keep_alive_s; /* unload after that many idle seconds; -1: never; 0: at once */
 	int32_t norm_groups;  /* 0: as the checkpoint's family says */
 	int32_t n_users;      /* access: empty lists of both: everyone */
