@@ -177,14 +177,22 @@ enum mamba2_error mamba2_cancel(mamba2 *m, uint64_t number)
 	return ask_json(m, &q, &header, NULL);
 }
 
-enum mamba2_error mamba2_load(
-	mamba2 *m, const char *model, mamba2_progress progress, void *ctx, char **json)
+enum mamba2_error mamba2_load_with(
+	mamba2 *m, const char *model, int options, mamba2_progress progress, void *ctx, char **json)
 {
 	const struct question q = {.op = M2_OP_LOAD, .progress = progress, .ctx = ctx};
 	struct m2_header header;
 	m2_header_begin(&header, M2_OP_LOAD);
 	m2_header_text(&header, "model", model);
+	m2_header_true(&header, "dry_run", (options & MAMBA2_LOAD_DRY_RUN) != 0);
+	m2_header_true(&header, "pin", (options & MAMBA2_LOAD_PIN) != 0);
 	return ask_json(m, &q, &header, json);
+}
+
+enum mamba2_error mamba2_load(
+	mamba2 *m, const char *model, mamba2_progress progress, void *ctx, char **json)
+{
+	return mamba2_load_with(m, model, 0, progress, ctx, json);
 }
 
 enum mamba2_error mamba2_unload(mamba2 *m, const char *model, int64_t wait_s, char **json)

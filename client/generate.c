@@ -11,8 +11,12 @@
 /* Sizes of the structs in the versions that had others: what follows is of a later one. */
 enum {
 	FIRST_GENERATE = offsetof(mamba2_generate_options, form),
-	FIRST_SCORE = offsetof(mamba2_score_options, form)
+	FIRST_SCORE = offsetof(mamba2_score_options, form),
+	SECOND_GENERATE = offsetof(mamba2_generate_options, priority),
+	SECOND_SCORE = offsetof(mamba2_score_options, priority)
 };
+_Static_assert(sizeof(mamba2_generate_options) > SECOND_GENERATE, "a new field makes a new size");
+_Static_assert(sizeof(mamba2_score_options) > SECOND_SCORE, "a new field makes a new size");
 _Static_assert(sizeof(mamba2_generate_options) > FIRST_GENERATE, "a new field makes a new size");
 _Static_assert(sizeof(mamba2_score_options) > FIRST_SCORE, "a new field makes a new size");
 
@@ -63,6 +67,17 @@ static void put_float(struct m2_header *h, const char *field, float value)
 {
 	if (!isnan(value))
 		m2_header_float(h, field, value);
+}
+
+static void put_priority(struct m2_header *h, int64_t priority)
+{
+	if (priority == MAMBA2_PRIORITY_NORMAL) /* what an older daemon has no field for */
+		return;
+	if (priority == MAMBA2_PRIORITY_LOW || priority == MAMBA2_PRIORITY_HIGH)
+		m2_header_text(h, "priority", priority == MAMBA2_PRIORITY_LOW ? "low" : "high");
+	else if (h->err == M2_OK)
+		h->err = m2_fail_field(
+			M2_EINVAL, &h->why, "priority", "%lld is no priority", (long long)priority);
 }
 
 static void put_sampling(struct m2_header *h, const mamba2_generate_options *o)
@@ -166,7 +181,8 @@ enum mamba2_error mamba2_generate(
 	mamba2_generate_options all;
 	const mamba2_generate_options *o = &all;
 	*out = NULL;
-	if (given->size != sizeof all && given->size != FIRST_GENERATE)
+	if (given->size != sizeof all && given->size != FIRST_GENERATE &&
+		given->size != SECOND_GENERATE)
 		return wrong_size();
 	mamba2_generate_options_init_size(&all, sizeof all);
 	memcpy(&all, given, given->size);
@@ -175,6 +191,7 @@ enum mamba2_error mamba2_generate(
 	put_prompt(&header, o->form, o->prompt, o->prompt_bytes, o->tokens, o->n_tokens, &prompt);
 	m2_header_true(&header, "special", o->special != 0);
 	put_sampling(&header, o);
+	put_priority(&header, o->priority);
 	return start(m, M2_OP_GENERATE, &header, &prompt, out);
 }
 
@@ -185,7 +202,7 @@ enum mamba2_error mamba2_score(mamba2 *m, const mamba2_score_options *given, mam
 	mamba2_score_options all;
 	const mamba2_score_options *o = &all;
 	*out = NULL;
-	if (given->size != sizeof all && given->size != FIRST_SCORE)
+	if (given->size != sizeof all && given->size != FIRST_SCORE && given->size != SECOND_SCORE)
 		return wrong_size();
 	mamba2_score_options_init_size(&all, sizeof all);
 	memcpy(&all, given, given->size);
@@ -197,5 +214,6 @@ enum mamba2_error mamba2_score(mamba2 *m, const mamba2_score_options *given, mam
 	m2_header_true(&header, "logits", o->logits != 0);
 	if (o->deadline_ms != 0)
 		m2_header_int(&header, "deadline_ms", o->deadline_ms);
+	put_priority(&header, o->priority);
 	return start(m, M2_OP_SCORE, &header, &prompt, out);
 }

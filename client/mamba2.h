@@ -127,6 +127,13 @@ MAMBA2_API enum mamba2_error mamba2_chat_json(
 MAMBA2_API enum mamba2_error mamba2_fill_json(const char *prefix, size_t prefix_bytes,
 	const char *suffix, size_t suffix_bytes, char **json, size_t *bytes);
 
+/* The order among one's own requests that wait for their turn; it moves nobody else's. */
+enum mamba2_priority {
+	MAMBA2_PRIORITY_NORMAL = 0,
+	MAMBA2_PRIORITY_LOW = 1,
+	MAMBA2_PRIORITY_HIGH = 2
+};
+
 /* Fields left as INIT makes them take the variant's defaults.  NAN and -1 mean "not given". */
 typedef struct mamba2_generate_options {
 	size_t size;
@@ -159,6 +166,8 @@ typedef struct mamba2_generate_options {
 	int64_t deadline_ms; /* 0 none */
 	/* second version of this struct */
 	int form; /* enum mamba2_form: what the prompt is */
+	/* third version */
+	int64_t priority; /* enum mamba2_priority */
 } mamba2_generate_options;
 MAMBA2_API void mamba2_generate_options_init(mamba2_generate_options *options);
 MAMBA2_API void mamba2_generate_options_init_size(mamba2_generate_options *options, size_t size);
@@ -180,6 +189,8 @@ typedef struct mamba2_score_options {
 	int64_t deadline_ms;
 	/* second version of this struct */
 	int form; /* enum mamba2_form */
+	/* third version */
+	int64_t priority; /* enum mamba2_priority */
 } mamba2_score_options;
 MAMBA2_API void mamba2_score_options_init(mamba2_score_options *options);
 MAMBA2_API void mamba2_score_options_init_size(mamba2_score_options *options, size_t size);
@@ -251,6 +262,10 @@ typedef struct mamba2_timings { /* nanoseconds; 0: not reached */
 } mamba2_timings;
 MAMBA2_API void mamba2_request_timings(mamba2_request *r, mamba2_timings *out);
 
+/* How long it was paused so far, in nanoseconds, so that another user had their turn, and (count, may be NULL)
+ * how often: a part of the time between admission and end. */
+MAMBA2_API uint64_t mamba2_request_paused(mamba2_request *r, uint64_t *count);
+
 /* ---- the rest: each waits for its answer ------------------------------------------------------ */
 
 /* *ids and *text are malloc'd: mamba2_free(). */
@@ -275,6 +290,11 @@ MAMBA2_API enum mamba2_error mamba2_cancel(mamba2 *m, uint64_t number);
 typedef void (*mamba2_progress)(void *ctx, uint64_t done, uint64_t total, const char *what);
 MAMBA2_API enum mamba2_error mamba2_load(
 	mamba2 *m, const char *model, mamba2_progress progress, void *ctx, char **json);
+/* The same with options.  DRY_RUN: nothing is loaded, the answer says to the byte what would be.  PIN: it
+ * never leaves by itself until it is unloaded. */
+enum mamba2_load_option { MAMBA2_LOAD_DRY_RUN = 1, MAMBA2_LOAD_PIN = 2 };
+MAMBA2_API enum mamba2_error mamba2_load_with(mamba2 *m, const char *model, int options,
+	mamba2_progress progress, void *ctx, char **json);
 MAMBA2_API enum mamba2_error mamba2_unload(
 	mamba2 *m, const char *model, int64_t wait_s, char **json);
 /* yaml: text of a variant file; source: absolute path it came from (NULL: none). */

@@ -166,3 +166,12 @@ void mamba2_request_timings(mamba2_request *r, mamba2_timings *out)
 		.received_at = received,
 		.published_at = atomic_load_explicit(&h->published_ns, memory_order_relaxed)};
 }
+
+uint64_t mamba2_request_paused(mamba2_request *r, uint64_t *count)
+{
+	const struct m2_results_header *h = r->segment.header;
+	(void)atomic_load_explicit(&h->doorbell, memory_order_acquire);
+	if (count != NULL)
+		*count = word(&h->pauses);
+	return word(&h->paused_ns);
+}

@@ -217,6 +217,7 @@ int ctl_run_score(struct ctl *ctl, int argc, char **argv);
 int ctl_run_tokenize(struct ctl *ctl, int argc, char **argv);
 int ctl_run_detokenize(struct ctl *ctl, int argc, char **argv);
 
+extern const struct ctl_option ctl_load_options[];
 extern const struct ctl_option ctl_unload_options[];
 extern const struct ctl_option ctl_register_options[];
 extern const struct ctl_option ctl_inspect_options[];

@@ -34,6 +34,7 @@ static struct {
 	int echo;
 	int ignore_eos;
 	int64_t deadline_ms;
+	const char *priority;
 	int print_tokens;
 	int stats;
 } g = {.max_tokens = -1,
@@ -84,6 +85,8 @@ const struct ctl_option ctl_generate_options[] = {
 		"a line per token: its log-probability, and the k most probable"},
 	{"echo", 0, CTL_FLAG, NULL, &g.echo, "log-probabilities of the prompt too (with --json)"},
 	{"deadline", 0, CTL_INT, "MS", &g.deadline_ms, "stop after so many milliseconds"},
+	{"priority", 0, CTL_TEXT, "WORD", &g.priority,
+		"low, normal or high: the order among your own requests"},
 	{"print-tokens", 0, CTL_FLAG, NULL, &g.print_tokens, "print ids, separated by commas"},
 	{"stats", 0, CTL_FLAG, NULL, &g.stats, "a line with counts and times on standard error"},
 	{NULL, 0, CTL_FLAG, NULL, NULL, NULL}};
@@ -263,6 +266,8 @@ static void print_json(mamba2_request *r, const char *model, int completions)
 	json_object_object_add(times, "first_ns", json_object_new_uint64(t.first));
 	json_object_object_add(times, "total_ns", json_object_new_uint64(t.total));
 	json_object_object_add(times, "engine_ns", json_object_new_uint64(t.engine));
+	json_object_object_add(
+		times, "paused_ns", json_object_new_uint64(mamba2_request_paused(r, NULL)));
 	json_object_object_add(o, "timings", times);
 	ctl_print_json(json_object_to_json_string_ext(
 		o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE));
@@ -286,6 +291,16 @@ static bool read_bias(mamba2_logit_bias **out)
 			return false;
 	}
 	return *out != NULL;
+}
+
+/* -1: it is none. */
+static int priority_of(const char *word)
+{
+	if (word == NULL || strcmp(word, "normal") == 0)
+		return MAMBA2_PRIORITY_NORMAL;
+	if (strcmp(word, "low") == 0)
+		return MAMBA2_PRIORITY_LOW;
+	return strcmp(word, "high") == 0 ? MAMBA2_PRIORITY_HIGH : -1;
 }
 
 static void fill(mamba2_generate_options *o, const char *model,
@@ -319,6 +334,7 @@ static void fill(mamba2_generate_options *o, const char *model,
 	o->logprobs = g.logprobs > INT32_MAX ? INT32_MAX : (int32_t)g.logprobs;
 	o->echo = g.echo;
 	o->deadline_ms = g.deadline_ms;
+	o->priority = priority_of(g.priority);
 }
 
 /* Follow it to its end, printing text as it comes where that is what is wanted. */
@@ -415,6 +431,8 @@ int ctl_run_generate(struct ctl *ctl, int argc, char **argv)
 	int status = ctl_form_prompt(&g.forms, g.tokens.id != NULL, argument, g.file, &prompt);
 	if (status == CTL_OK && !read_bias(&bias))
 		status = ctl_say(CTL_USAGE, "--logit-bias wants ID:NUMBER, as in 5:-1.5");
+	if (status == CTL_OK && priority_of(g.priority) < 0)
+		status = ctl_say(CTL_USAGE, "--priority wants low, normal or high");
 	if (status == CTL_OK) {
 		const struct sigaction action = {.sa_handler = on_interrupt};
 		(void)sigaction(SIGINT, &action, NULL);

@@ -68,8 +68,12 @@ const struct ctl_command ctl_commands[] = {
 		NULL, 0, 0, ctl_run_status},
 	{"load", "NAME", "make a variant resident (administrators)",
 		"Returns when it is resident. Without load, the first request loads it, if the\n"
-		"daemon is configured so.\n\n  mamba2ctl load demo\n",
-		NULL, 1, 1, ctl_run_load},
+		"daemon is configured so. Where there is no room, the least recently used ones "
+		"leave;\n"
+		"--dry-run tells which, and what would be taken, and does nothing.\n\n"
+		"  mamba2ctl load demo\n  mamba2ctl load demo --dry-run\n"
+		"  mamba2ctl load demo --pin      it stays until it is unloaded\n",
+		ctl_load_options, 1, 1, ctl_run_load},
 	{"unload", "NAME", "take a variant off its device (administrators)",
 		"Running requests may finish for --wait seconds and are then cancelled.\n\n"
 		"  mamba2ctl unload demo\n  mamba2ctl unload demo --wait 0\n",

@@ -190,18 +190,91 @@ static void print_load(struct json_object *o)
 		read ? ctl_rate(load_progress.bytes, seconds) : ctl_duration(seconds));
 }
 
+static void print_bytes(const char *what, struct json_object *o, const char *path)
+{
+	const int64_t bytes = ctl_get_int(o, path);
+	(void)printf("  %-28s %16lld  (%s)\n", what, (long long)bytes, ctl_bytes((uint64_t)bytes));
+}
+
+static void print_leaves(struct json_object *o)
+{
+	struct json_object *leaves = ctl_get_object(o, "leaves");
+	const size_t n =
+		json_object_is_type(leaves, json_type_array) ? json_object_array_length(leaves) : 0;
+	for (size_t i = 0; i < n; i++) {
+		struct json_object *one = json_object_array_get_idx(leaves, i);
+		(void)printf("  %-28s %16s  %s\n", ctl_get(one, "name"), ctl_get(one, "bytes"),
+			strcmp(ctl_get(one, "running"), "true") == 0
+				? "leaves when what it runs is done"
+				: "leaves");
+	}
+}
+
+static const char *outcome_says(const char *outcome)
+{
+	static const struct {
+		const char *outcome;
+		const char *says;
+	} rows[] = {{"loads", "would be loaded at once"},
+		{"evicts", "would be loaded, and others would leave for it,"},
+		{"waits", "would wait for others to make room"}, {"refused", "would be refused"},
+		{"resident", "is resident already"}, {"under way", "is on its way already"}};
+	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+		if (strcmp(rows[i].outcome, outcome) == 0)
+			return rows[i].says;
+	return outcome;
+}
+
+static void print_dry_run(struct json_object *o)
+{
+	(void)printf("%s %s on %s\n", ctl_get(o, "name"), outcome_says(ctl_get(o, "outcome")),
+		ctl_get(o, "device"));
+	if (ctl_get_object(o, "refusal") != NULL)
+		(void)printf(
+			"%s (%s)\n", ctl_get(o, "refusal.message"), ctl_get(o, "refusal.code"));
+	print_leaves(o);
+	if (ctl_get_object(o, "footprint") != NULL) {
+		(void)puts("\nbytes that it takes");
+		print_bytes("weights", o, "footprint.weights");
+		print_bytes("state of all slots", o, "footprint.state");
+		print_bytes("workspace", o, "footprint.workspace");
+		print_bytes("in all, on its device", o, "footprint.total");
+		print_bytes("host memory of its lane", o, "footprint.host");
+	}
+	(void)puts("\nbytes that there are");
+	print_bytes("of the device", o, "memory_total");
+	print_bytes("free", o, "memory_free");
+	print_bytes("held by mamba2d", o, "memory_models");
+	print_bytes("used by others", o, "memory_others");
+	if (ctl_get_int(o, "memory_budget") > 0)
+		print_bytes("budget", o, "memory_budget");
+	if (ctl_get_object(o, "budget_left") != NULL)
+		print_bytes("left of the budget", o, "budget_left");
+	if (ctl_get_int(o, "missing") > 0)
+		print_bytes("missing", o, "missing");
+}
+
+static int dry_run;
+static int pin;
+const struct ctl_option ctl_load_options[] = {
+	{"dry-run", 0, CTL_FLAG, NULL, &dry_run, "only say, to the byte, what would happen"},
+	{"pin", 0, CTL_FLAG, NULL, &pin, "it never leaves by itself, until it is unloaded"},
+	{NULL, 0, CTL_FLAG, NULL, NULL, NULL}};
+
 int ctl_run_load(struct ctl *ctl, int argc, char **argv)
 {
 	char *json = NULL;
+	const int options =
+		(dry_run != 0 ? MAMBA2_LOAD_DRY_RUN : 0) | (pin != 0 ? MAMBA2_LOAD_PIN : 0);
 	(void)argc;
 	const int status = ctl_connect(ctl, true, -1); /* a large model takes what it takes */
 	if (status != CTL_OK)
 		return status;
 	load_progress.name = argv[0];
 	const enum mamba2_error error =
-		mamba2_load(ctl->m, argv[0], ctl_progress, &load_progress, &json);
+		mamba2_load_with(ctl->m, argv[0], options, ctl_progress, &load_progress, &json);
 	ctl_progress_end(&load_progress);
-	return ctl_answer(ctl, error, &json, print_load);
+	return ctl_answer(ctl, error, &json, dry_run != 0 ? print_dry_run : print_load);
 }
 
 static int64_t unload_wait = -1;

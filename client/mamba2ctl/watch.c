@@ -16,10 +16,22 @@ static double number(struct json_object *o, const char *path)
 	return json_object_get_double(ctl_get_object(o, path));
 }
 
+/* What becomes of its place: "pinned", "makes room", the time that keep_alive leaves it, or nothing known. */
+static const char *leaves(struct json_object *r)
+{
+	if (strcmp(ctl_get(r, "pinned"), "true") == 0)
+		return "pinned";
+	if (strcmp(ctl_get(r, "makes_room"), "true") == 0)
+		return "makes room";
+	return ctl_get_object(r, "leaves_in_s") != NULL ? ctl_duration(number(r, "leaves_in_s"))
+							: "-";
+}
+
 static void print_residents(struct json_object *array)
 {
-	static const char *const heads[] = {"NAME", "STATE", "DEVICE", "+MEMORY", "+SLOTS",
-		"+QUEUED", "+REQUESTS", "+PROMPT", "+GENERATED", "+IDLE", NULL};
+	static const char *const heads[] = {"NAME", "STATE", "DEVICE", "+WEIGHTS", "+SLOT STATE",
+		"+WORKSPACE", "+SLOTS", "+QUEUED", "+TOKENS/S", "+IDLE", "LEAVES IN", NULL};
+	static const char *const bytes[] = {"weights", "state_bytes", "workspace"};
 	struct ctl_table t;
 	if (length_of(array) == 0) {
 		(void)puts("nothing is resident");
@@ -36,14 +48,14 @@ static void print_residents(struct json_object *array)
 		else
 			ctl_table_cell(&t, "%s", ctl_get(r, "state"));
 		ctl_table_cell(&t, "%s", ctl_get(r, "device"));
-		ctl_table_cell(&t, "%s", ctl_bytes((uint64_t)ctl_get_int(r, "bytes")));
+		for (size_t k = 0; k < sizeof bytes / sizeof bytes[0]; k++)
+			ctl_table_cell(&t, "%s", ctl_bytes((uint64_t)ctl_get_int(r, bytes[k])));
 		ctl_table_cell(&t, "%s/%s", ctl_get(r, "slots_used"), ctl_get(r, "slots"));
 		ctl_table_cell(&t, "%lld",
 			(long long)(ctl_get_int(r, "queued") + ctl_get_int(r, "waiting")));
-		ctl_table_cell(&t, "%s", ctl_get(r, "requests"));
-		ctl_table_cell(&t, "%s", ctl_get(r, "prompt_tokens"));
-		ctl_table_cell(&t, "%s", ctl_get(r, "generated_tokens"));
+		ctl_table_cell(&t, "%.1f", number(r, "tokens_per_s"));
 		ctl_table_cell(&t, "%s", ctl_duration(number(r, "idle_s")));
+		ctl_table_cell(&t, "%s", leaves(r));
 	}
 	ctl_table_end(&t);
 }
@@ -67,9 +79,60 @@ static void print_requests(struct json_object *array)
 	ctl_table_end(&t);
 }
 
+static void print_users(struct json_object *array)
+{
+	static const char *const heads[] = {"+USER", "+WEIGHT", "+RUNNING", "+QUEUED", "+PAUSED",
+		"+SLOTS", "+FINISHED", "+REFUSED", "+PROMPT", "+GENERATED", NULL};
+	static const char *const paths[] = {"uid", "weight", "running", "queued", "paused", "slots",
+		"finished", "refused", "prompt_tokens", "generated_tokens"};
+	struct ctl_table t;
+	if (length_of(array) == 0)
+		return;
+	(void)putchar('\n');
+	ctl_table_begin(&t, heads);
+	for (size_t i = 0; i < length_of(array); i++) {
+		struct json_object *u = json_object_array_get_idx(array, i);
+		for (size_t p = 0; p < sizeof paths / sizeof paths[0]; p++)
+			ctl_table_cell(&t, "%s", ctl_get(u, paths[p]));
+	}
+	ctl_table_end(&t);
+}
+
+static const char *budget_of(struct json_object *device)
+{
+	const int64_t budget = ctl_get_int(device, "memory_budget");
+	return budget > 0 ? ctl_bytes((uint64_t)budget) : "-";
+}
+
+static void print_devices(struct json_object *array)
+{
+	static const char *const heads[] = {"DEVICE", "BACKEND", "+TOTAL", "+FREE", "+OURS",
+		"+OTHERS", "+BUDGET", "CODE", "NAME", NULL};
+	static const char *const bytes[] = {
+		"memory_total", "memory_free", "memory_models", "memory_others"};
+	struct ctl_table t;
+	if (length_of(array) == 0)
+		return;
+	(void)putchar('\n');
+	ctl_table_begin(&t, heads);
+	for (size_t i = 0; i < length_of(array); i++) {
+		struct json_object *d = json_object_array_get_idx(array, i);
+		ctl_table_cell(&t, "%s", ctl_get(d, "device"));
+		ctl_table_cell(&t, "%s", ctl_get(d, "backend"));
+		for (size_t k = 0; k < sizeof bytes / sizeof bytes[0]; k++)
+			ctl_table_cell(&t, "%s", ctl_bytes((uint64_t)ctl_get_int(d, bytes[k])));
+		ctl_table_cell(&t, "%s", budget_of(d));
+		ctl_table_cell(&t, "%s", ctl_get(d, "path"));
+		ctl_table_cell(&t, "%s", ctl_get(d, "name"));
+	}
+	ctl_table_end(&t);
+}
+
 static void print_ps(struct json_object *o)
 {
 	print_residents(ctl_get_object(o, "models"));
+	print_devices(ctl_get_object(o, "devices"));
+	print_users(ctl_get_object(o, "users"));
 	print_requests(ctl_get_object(o, "requests"));
 }
 
@@ -86,28 +149,6 @@ static void print_processes(struct json_object *array)
 		ctl_table_cell(&t, "%s", ctl_get(p, "state"));
 		ctl_table_cell(&t, "%s", ctl_get(p, "restarts"));
 		ctl_table_cell(&t, "%s", ctl_duration(number(p, "uptime_s")));
-	}
-	ctl_table_end(&t);
-}
-
-static void print_devices(struct json_object *array)
-{
-	static const char *const heads[] = {
-		"DEVICE", "BACKEND", "+MODELS", "+FREE", "+TOTAL", "CODE", "NAME", NULL};
-	struct ctl_table t;
-	if (length_of(array) == 0)
-		return;
-	(void)putchar('\n');
-	ctl_table_begin(&t, heads);
-	for (size_t i = 0; i < length_of(array); i++) {
-		struct json_object *d = json_object_array_get_idx(array, i);
-		ctl_table_cell(&t, "%s", ctl_get(d, "device"));
-		ctl_table_cell(&t, "%s", ctl_get(d, "backend"));
-		ctl_table_cell(&t, "%s", ctl_bytes((uint64_t)ctl_get_int(d, "memory_models")));
-		ctl_table_cell(&t, "%s", ctl_bytes((uint64_t)ctl_get_int(d, "memory_free")));
-		ctl_table_cell(&t, "%s", ctl_bytes((uint64_t)ctl_get_int(d, "memory_total")));
-		ctl_table_cell(&t, "%s", ctl_get(d, "path"));
-		ctl_table_cell(&t, "%s", ctl_get(d, "name"));
 	}
 	ctl_table_end(&t);
 }

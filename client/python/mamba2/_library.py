@@ -31,13 +31,15 @@ class GenerateOptions(Structure):
                 ("logit_bias", POINTER(LogitBias)), ("n_logit_bias", c_size_t), ("seed", c_int64),
                 ("stop_tokens", POINTER(c_int32)), ("n_stop_tokens", c_size_t), ("stop", POINTER(c_char_p)),
                 ("n_stop", c_size_t), ("ignore_eos", c_int), ("logprobs", c_int32), ("echo", c_int),
-                ("logits", c_int), ("deadline_ms", c_int64), ("form", c_int)]
+                ("logits", c_int), ("deadline_ms", c_int64), ("form", c_int),
+                ("priority", c_int64)]
 
 
 class ScoreOptions(Structure):
     _fields_ = [("size", c_size_t), ("model", c_char_p), ("prompt", c_char_p), ("prompt_bytes", c_size_t),
                 ("tokens", POINTER(c_int32)), ("n_tokens", c_size_t), ("special", c_int), ("top", c_int32),
-                ("logits", c_int), ("deadline_ms", c_int64), ("form", c_int)]
+                ("logits", c_int), ("deadline_ms", c_int64), ("form", c_int),
+                ("priority", c_int64)]
 
 
 class RequestTimings(Structure):
@@ -81,6 +83,7 @@ _FUNCTIONS = {  # name: (result, arguments)
     "request_prompt_top_ids": (c_void_p, [_R, POINTER(c_size_t)]),
     "request_prompt_top_logprobs": (c_void_p, [_R]),
     "request_prompt_logits": (c_void_p, [_R, POINTER(c_size_t)]),
+    "request_paused": (c_uint64, [_R, POINTER(c_uint64)]),
     "request_timings": (None, [_R, POINTER(RequestTimings)]),
     "tokenize": (c_int, [_M, c_char_p, c_char_p, c_size_t, c_int, POINTER(c_void_p), POINTER(c_size_t)]),
     "tokenize_form": (c_int, [_M, c_char_p, c_int, c_char_p, c_size_t, POINTER(c_void_p), POINTER(c_size_t)]),

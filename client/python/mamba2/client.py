@@ -146,6 +146,12 @@ class _Results:
         lib.request_timings(self._memory.pointer, byref(raw))
         return Timings(*(getattr(raw, name) for name in Timings._fields))
 
+    @property
+    def paused(self) -> Tuple[float, int]:
+        """Seconds that it was paused so far, so that another user had their turn, and how often."""
+        count = ctypes.c_uint64()
+        return lib.request_paused(self._memory.pointer, byref(count)) / 1e9, count.value
+
     def prompt(self) -> Any:
         """The prompt's ids, int32 [T]."""
         at = c_void_p()
@@ -301,6 +307,14 @@ def _milliseconds(seconds: Optional[float]) -> int:
     return -1 if seconds is None else max(1, int(seconds * 1000))
 
 
+def _priority(word: str) -> int:
+    """enum mamba2_priority"""
+    words = ("normal", "low", "high")
+    if word not in words:
+        raise ValueError(f"priority is one of {', '.join(words)}, not {word!r}")
+    return words.index(word)
+
+
 def _form(prompt: Optional[Prompt], messages: Optional[Messages], prefix: Optional[str],
           suffix: Optional[str]) -> Tuple[int, bytes]:
     """enum mamba2_form and the payload of the one of the three that is given."""
@@ -385,12 +399,13 @@ class Client:
                  stop_tokens: Optional[Sequence[int]] = None, ignore_eos: bool = False, logprobs: Optional[int] = None,
                  echo: bool = False, logits: bool = False, special: bool = False,
                  deadline_ms: Optional[int] = None, messages: Optional[Messages] = None,
-                 prefix: Optional[str] = None, suffix: Optional[str] = None) -> Request:
+                 prefix: Optional[str] = None, suffix: Optional[str] = None, priority: str = "normal") -> Request:
         """Continue a prompt: text, or token ids.  Returns when the daemon has accepted it.
 
         Models whose tokenizer has a template (show tells) also answer messages=[{"role": "user", "content": "..."}]
         and fill in what belongs between prefix and suffix; Unsupported for others.
 
+        priority, "low", "normal" or "high", is the order among your own requests; it moves nobody else's.
         What is None takes the variant's default.  logprobs: 0 for the chosen token's, k for the k most probable too.
         """
         o = GenerateOptions()
@@ -404,6 +419,7 @@ class Client:
         for name, value in given.items():
             if value is not None:
                 setattr(o, name, value)
+        o.priority = _priority(priority)
         o.n, o.special, o.ignore_eos, o.echo, o.logits = n, special, ignore_eos, echo, logits
         if logit_bias:
             pairs = (LogitBias * len(logit_bias))(*(LogitBias(int(i), b) for i, b in logit_bias.items()))
