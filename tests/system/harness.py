@@ -140,6 +140,8 @@ class Daemon:
         self.process = None
         self.notify = None
         self.listener = None
+        self.program = BUILD / "mamba2d"
+        self.environment = {}  # beside the test's own
         if user is not None:
             for path in [self.directory, *self.directory.rglob("*")]:
                 os.chown(path, user, user)
@@ -164,8 +166,8 @@ class Daemon:
         self.notify.bind(address)
         if self.user is not None:
             os.chown(address, self.user, self.user)
-        environment = dict(os.environ, NOTIFY_SOCKET=address)
-        command = [str(BUILD / "mamba2d"), "--config", str(self.config_path), "--runtime-dir", str(self.runtime),
+        environment = dict(os.environ, NOTIFY_SOCKET=address, **self.environment)
+        command = [str(self.program), "--config", str(self.config_path), "--runtime-dir", str(self.runtime),
                    "--state-dir", str(self.state), "--variant-dir", str(self.variants), *self.args]
         if self.user is not None:
             command = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups", *command]

@@ -213,32 +213,6 @@ static void the_form_of_a_prompt_is_the_field_input(void **state)
 	mamba2_free(ids);
 }
 
-/* The JSON of the two forms, as the daemon reads it. */
-static void texts_become_the_json_of_a_form(void **state)
-{
-	(void)state;
-	char *json = NULL;
-	size_t bytes = 0;
-	const mamba2_chat_message messages[] = {
-		{"system", "a\"b\\", 4}, {"user", "\xc3\xa9\n\0/", 5}};
-	static const char chat[] = "[{\"role\":\"system\",\"content\":\"a\\\"b\\\\\"},"
-				   "{\"role\":\"user\",\"content\":\"\xc3\xa9\\n\\u0000/\"}]";
-	assert_int_equal(mamba2_chat_json(messages, 2, &json, &bytes), MAMBA2_OK);
-	assert_string_equal(json, chat);
-	assert_int_equal(bytes, strlen(chat));
-	mamba2_free(json);
-	assert_int_equal(mamba2_fill_json("a", 1, NULL, 0, &json, &bytes), MAMBA2_OK);
-	assert_string_equal(json, "{\"prefix\":\"a\",\"suffix\":\"\"}");
-	mamba2_free(json);
-	assert_int_equal(mamba2_fill_json("a", 1, "\xff", 1, &json, &bytes), MAMBA2_EINVAL);
-	assert_null(json);
-	assert_string_equal(mamba2_message_field(NULL), "suffix");
-	const mamba2_chat_message nobody = {NULL, "x", 1};
-	assert_int_equal(mamba2_chat_json(&nobody, 1, &json, &bytes), MAMBA2_EINVAL);
-	assert_string_equal(mamba2_message_field(NULL), "role");
-	assert_null(json);
-}
-
 /* A program that was built with the first header has a struct without `form`, and calls the function, not
  * the macro that took its place. */
 static void a_program_of_the_first_version_is_served(void **state)
@@ -269,6 +243,29 @@ static void a_program_of_the_first_version_is_served(void **state)
 	assert_true(fake_gate_last_has(f->gate, "\"input\":\"text\""));
 	assert_int_equal(mamba2_score(f->m, &s.o, &r), MAMBA2_EBUSY);
 	assert_true(fake_gate_last_has(f->gate, "\"input\":\"text\""));
+}
+
+static void a_priority_is_sent_as_a_word_and_the_second_structs_have_none(void **state)
+{
+	struct fixture *f = *state;
+	mamba2_generate_options o;
+	mamba2_request *r = NULL;
+	mamba2_generate_options_init(&o);
+	o.model = "refuse";
+	o.prompt = "x";
+	o.prompt_bytes = 1;
+	assert_int_equal(mamba2_generate(f->m, &o, &r), MAMBA2_EBUSY);
+	assert_false(fake_gate_last_has(f->gate, "priority"));
+	o.priority = MAMBA2_PRIORITY_HIGH;
+	assert_int_equal(mamba2_generate(f->m, &o, &r), MAMBA2_EBUSY);
+	assert_true(fake_gate_last_has(f->gate, "\"priority\":\"high\""));
+	o.priority = 7;
+	assert_int_equal(mamba2_generate(f->m, &o, &r), MAMBA2_EINVAL);
+	assert_string_equal(mamba2_message_field(f->m), "priority");
+	/* what lies behind the second struct is not read */
+	o.size = offsetof(mamba2_generate_options, priority);
+	assert_int_equal(mamba2_generate(f->m, &o, &r), MAMBA2_EBUSY);
+	assert_false(fake_gate_last_has(f->gate, "priority"));
 }
 
 static void values_out_of_range_are_refused_before_sending(void **state)
@@ -573,8 +570,8 @@ int main(void)
 		WITH_GATE(a_score_shows_the_prompt),
 		WITH_GATE(options_become_fields),
 		WITH_GATE(the_form_of_a_prompt_is_the_field_input),
-		cmocka_unit_test(texts_become_the_json_of_a_form),
 		WITH_GATE(a_program_of_the_first_version_is_served),
+		WITH_GATE(a_priority_is_sent_as_a_word_and_the_second_structs_have_none),
 		WITH_GATE(values_out_of_range_are_refused_before_sending),
 		WITH_GATE(a_refusal_carries_code_field_and_sentence),
 		WITH_GATE(malformed_and_foreign_answers_are_ignored),

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -280,6 +281,36 @@ static void a_body_in_a_memfd_must_be_sealed_and_of_the_announced_size(void **st
 	(void)close(fd);
 }
 
+/* The receiver has no descriptor left: the body is lost, and nothing else. */
+static void a_body_that_finds_no_descriptor_is_lost_alone(void **state)
+{
+	struct pair *p = *state;
+	const size_t bytes = M2_IPC_INLINE + 1;
+	struct m2_request r = {.client_id = 7, .op = M2_OP_GENERATE};
+	unsigned char *body = pattern(bytes);
+	struct rlimit files;
+	struct m2_ipc_packet packet;
+	bool got;
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &files), 0);
+	assert_int_equal(m2_ipc_send(p->gate, M2_IPC_GATE_REQUEST, &r, body, bytes, NULL), M2_OK);
+	const struct rlimit none = {0, files.rlim_max};
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	const enum m2_err err = m2_ipc_receive(p->supervisor, &packet, &got, NULL);
+	const enum m2_err sent = m2_ipc_send(p->gate, M2_IPC_GATE_REQUEST, &r, body, bytes, NULL);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &files), 0);
+	assert_int_equal(err, M2_OK);
+	assert_true(got && packet.body_lost);
+	assert_int_equal(packet.body_bytes, 0);
+	assert_int_equal(((const struct m2_request *)packet.fixed)->client_id, 7);
+	/* nor could one be sent: that too costs this one message */
+	assert_int_equal(sent, M2_ENOMEM);
+	assert_int_equal(m2_ipc_send(p->gate, M2_IPC_GATE_REQUEST, &r, body, bytes, NULL), M2_OK);
+	assert_int_equal(m2_ipc_receive(p->supervisor, &packet, &got, NULL), M2_OK);
+	assert_true(got && !packet.body_lost);
+	assert_memory_equal(packet.body, body, bytes);
+	free(body);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -291,6 +322,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			a_peer_that_never_reads_is_an_error_and_not_endless_memory, open_pair,
 			close_pair),
+		cmocka_unit_test_setup_teardown(
+			a_body_that_finds_no_descriptor_is_lost_alone, open_pair, close_pair),
 		cmocka_unit_test_setup_teardown(a_closed_peer_is_told_apart, open_pair, close_pair),
 		cmocka_unit_test_setup_teardown(
 			a_forged_packet_is_refused_by_its_head, open_pair, close_pair),

@@ -63,7 +63,10 @@ static void a_segment_is_a_whole_file_that_its_owner_alone_writes(void **unused)
 	assert_int_equal(
 		m2_segment_create(pool, M2_SEGMENT_FILE, geteuid(), &shape, 77, &s, &why), M2_OK);
 	path_of(&s, path, sizeof path);
-	assert_int_equal(strlen(s.name), strlen("mamba2-") + 32);
+	char prefix[32];
+	const int n = snprintf(prefix, sizeof prefix, M2_SEGMENT_PREFIX "%ld-", (long)getpid());
+	assert_int_equal(strncmp(s.name, prefix, (size_t)n), 0);
+	assert_int_equal(strlen(s.name), n + 32);
 	assert_int_equal(stat(path, &st), 0);
 	assert_int_equal(st.st_mode & 07777, 0600);
 	assert_int_equal((size_t)st.st_size, s.bytes);

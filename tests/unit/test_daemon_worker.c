@@ -192,7 +192,7 @@ static struct m2_ipc_loaded load_variant(
 
 static struct m2_ipc_request ask(struct rig *rig, uint32_t op, const char *text, int max_tokens)
 {
-	struct m2_ipc_request r = {.model = MODEL};
+	struct m2_ipc_request r = {.model = MODEL, .weight = 1};
 	r.request.id = ++rig->next_id;
 	r.request.uid = geteuid();
 	r.request.op = op;

@@ -34,6 +34,8 @@ static void no_file_at_all_is_a_valid_configuration(void **state)
 	assert_int_equal(c.results_per_user_bytes, INT64_C(2) << 30);
 	assert_int_equal(c.requests_per_user, 1024);
 	assert_int_equal(c.results_keep_s, 60);
+	assert_int_equal(c.connections_per_user, 512);
+	assert_int_equal(c.step_timeout_s, 30);
 	assert_int_equal(c.drain_timeout_s, 30);
 	assert_true(c.load_on_demand);
 	assert_int_equal(parse("", &parsed, NULL), M2_OK);
@@ -52,6 +54,7 @@ static void every_key_reaches_its_field(void **state)
 			   "admin: {users: [a, 5], groups: [b]}\n"
 			   "clients: {users: [c], groups: [d, e]}\n"
 			   "cpu: {threads: 7, isa: avx2, memory_budget: 80G}\n"
+			   "memory: {budgets: [cuda:0=80%, cuda=2T], stay: 5m}\n"
 			   "results: {budget: 3000000, per_user: 1024K, keep: 2h}\n";
 	const enum m2_err err = parse(text, &c, &why);
 	assert_string_equal(why.text, "");
@@ -71,9 +74,64 @@ static void every_key_reaches_its_field(void **state)
 	assert_int_equal(c.cpu_threads, 7);
 	assert_string_equal(c.cpu_isa, "avx2");
 	assert_int_equal(c.memory_budget_bytes, INT64_C(80) << 30);
+	assert_int_equal(c.n_budgets, 2);
+	assert_string_equal(c.budgets[0], "cuda:0=80%");
+	assert_int_equal(c.stay_s, 300);
 	assert_int_equal(c.results_budget_bytes, 3000000);
 	assert_int_equal(c.results_per_user_bytes, 1 << 20);
 	assert_int_equal(c.results_keep_s, 7200);
+}
+
+static void users_are_a_list_of_mappings(void **state)
+{
+	(void)state;
+	struct m2_daemon_config c;
+	struct m2_why why = {"", ""};
+	assert_int_equal(
+		parse("users:\n  - {name: alice, weight: 3}\n"
+		      "  - name: \"@students\"\n    slots: 4\n    tokens_per_minute: 20000\n"
+		      "  - {name: 1001, requests: 7, slots: default}\n"
+		      "default_user: {weight: 2, slots: 8, tokens_per_minute: 9}\n",
+			&c, &why),
+		M2_OK);
+	assert_int_equal(c.n_users, 3);
+	assert_string_equal(c.users[0].name, "alice");
+	assert_int_equal(c.users[0].weight, 3);
+	assert_int_equal(c.users[0].slots, M2_USER_DEFAULT);
+	assert_string_equal(c.users[1].name, "@students");
+	assert_int_equal(c.users[1].slots, 4);
+	assert_int_equal(c.users[1].tokens_per_minute, 20000);
+	assert_int_equal(c.users[2].requests, 7);
+	assert_int_equal(c.users[2].slots, M2_USER_DEFAULT);
+	assert_int_equal(c.default_weight, 2);
+	assert_int_equal(c.default_slots, 8);
+	assert_int_equal(c.default_tokens_per_minute, 9);
+	static const struct {
+		const char *text;
+		const char *says;
+	} wrong[] = {
+		{"users: [alice]\n", "mamba2d.yaml:1:9: users: wants a list of mappings"},
+		{"users: [{weight: 2}]\n", "1:9: name: is required"},
+		{"users: [{name: a, wieght: 2}]\n",
+			"1:19: wieght: unknown key; did you mean weight?"},
+		{"users: [{name: a, weight: 0}]\n",
+			"weight: wants an integer, 1..1000 or default, not 0"},
+		{"users: [{name: a, weight: 1, weight: 2}]\n", "given twice"},
+		{"users: [{name: a}, {name: a, slots: 2}]\n", "a has two entries"},
+		{"users: [{name: \"@\"}]\n", "entry 1 wants name"},
+		{"users: [{name: a, more: {b: 1}}]\n", "unknown key"},
+		{"users: [{name: [a]}]\n", "name: wants a name"},
+		{"users: {name: a}\n", "wants a list"},
+		{"users: [{name: &x a}]\n", "anchors"},
+		{"users: [{name: a, name: b\n", "given twice"},
+		{"users: [{name: a\n", "not YAML"},
+	};
+	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+		assert_int_not_equal(parse(wrong[i].text, &c, &why), M2_OK);
+		if (strstr(why.text, wrong[i].says) == NULL)
+			fail_msg("%s: \"%s\" is not in \"%s\"", wrong[i].text, wrong[i].says,
+				why.text);
+	}
 }
 
 static void what_is_wrong_is_refused_with_its_place(void **state)
@@ -97,6 +155,14 @@ static void what_is_wrong_is_refused_with_its_place(void **state)
 		{"results: {keep: forever}\n", "mamba2d.yaml:1:17: results.keep: wants a time "
 					       "(30s, 5m, 2h, 1d), 1s..1d, not "
 					       "forever"},
+		{"memory:\n  budgets: [cpu=8G, gpu=8G]\n",
+			"mamba2d.yaml:2:12: memory.budgets: wants DEVICE=BYTES or DEVICE=SHARE% "
+			"(cpu=8G, cuda:0=80%, cuda=60%), not gpu=8G"},
+		{"memory: {budgets: [cpu=1G, cpu=2G]}\n",
+			"mamba2d.yaml:1:19: memory.budgets: cpu has two budgets"},
+		{"cpu: {memory_budget: 1G}\nmemory: {budgets: [cpu=2G]}\n",
+			"mamba2d.yaml:2:19: memory.budgets: cpu has another in "
+			"cpu.memory_budget: remove that one"},
 		{"variant_dirs: [variants]\n",
 			"mamba2d.yaml:1:16: variant_dirs: entry 1 is a relative path, and no "
 			"file's directory is known: write it in full"},
@@ -110,6 +176,32 @@ static void what_is_wrong_is_refused_with_its_place(void **state)
 		struct m2_why why;
 		assert_int_equal(parse(cases[i].text, &c, &why), M2_EINVAL);
 		assert_string_equal(why.text, cases[i].why);
+	}
+}
+
+static void a_budget_is_bytes_or_a_share_of_its_device(void **state)
+{
+	(void)state;
+	const uint64_t total = UINT64_C(80) << 30;
+	struct m2_daemon_config c;
+	assert_int_equal(parse("", &c, NULL), M2_OK);
+	assert_int_equal(m2_daemon_config_budget(&c, "cpu", total), 0);
+	assert_int_equal(parse("cpu: {memory_budget: 3K}\n", &c, NULL), M2_OK);
+	assert_int_equal(m2_daemon_config_budget(&c, "cpu", total), 3072);
+	assert_int_equal(m2_daemon_config_budget(&c, "cuda:0", total), 0);
+	assert_int_equal(
+		parse("memory: {budgets: [cuda=50%, cuda:1=7, cpu=1024T]}\n", &c, NULL), M2_OK);
+	assert_int_equal(m2_daemon_config_budget(&c, "cpu", total), INT64_C(1) << 50);
+	assert_int_equal(m2_daemon_config_budget(&c, "cuda:0", total), total / 2);
+	assert_int_equal(m2_daemon_config_budget(&c, "cuda:0", 0), 0);
+	assert_int_equal(m2_daemon_config_budget(&c, "cuda:1", total), 7);
+	const char *wrong[] = {"cpu", "cpu=", "cpu=0", "cpu=101%", "cpu=0%", "cpu=1.5G", "cpu=-1",
+		"cpu=1P", "cpu=1GB", "cpu=1025T", "cpu=99999999999999999999", "cuda:=1G",
+		"cuda:64=1G", "cuda:01=1G", "=1G", "cpu=8 G", "auto=8G"};
+	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+		char text[96];
+		(void)snprintf(text, sizeof text, "memory: {budgets: [\"%s\"]}\n", wrong[i]);
+		assert_int_equal(parse(text, &c, NULL), M2_EINVAL);
 	}
 }
 
@@ -184,7 +276,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(no_file_at_all_is_a_valid_configuration),
 		cmocka_unit_test(every_key_reaches_its_field),
+		cmocka_unit_test(users_are_a_list_of_mappings),
 		cmocka_unit_test(what_is_wrong_is_refused_with_its_place),
+		cmocka_unit_test(a_budget_is_bytes_or_a_share_of_its_device),
 		cmocka_unit_test(every_log_level_is_one_of_the_logs),
 		cmocka_unit_test_setup_teardown(a_file_gives_its_directory_to_relative_paths,
 			test_dir_setup, test_dir_teardown),

@@ -127,7 +127,7 @@ static void wrong_types_are_refused(void **state)
 			"forever, "
 			"not 5 m"},
 		{NAME "weights: fp16\n", M2_EINVAL, "weights",
-			"v.yaml:3:10: weights: wants stored, f32, f16 or bf16, not fp16"},
+			"v.yaml:3:10: weights: wants stored, f32, f16, bf16 or int8, not fp16"},
 		{NAME "state: bf16\n", M2_EINVAL, "state",
 			"v.yaml:3:8: state: wants f32, not bf16"},
 	};
