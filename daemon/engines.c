@@ -83,6 +83,18 @@ static enum m2_err on_ready(
 	return M2_OK;
 }
 
+static enum m2_err on_unable(
+	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
+{
+	const struct m2_ipc_unable *unable = packet->fixed;
+	(void)why;
+	w->unable = m2_err_from_number((long)unable->err);
+	w->unable_why = unable->why;
+	w->unable_why.field[sizeof w->unable_why.field - 1] = '\0';
+	w->unable_why.text[sizeof w->unable_why.text - 1] = '\0';
+	return M2_OK;
+}
+
 static enum m2_err on_planned(
 	struct m2_engine *w, const struct m2_ipc_packet *packet, struct m2_why *why)
 {
@@ -279,6 +291,7 @@ static enum m2_err on_packet(void *ctx, const struct m2_ipc_packet *packet, stru
 	static enum m2_err (*const handlers[M2_IPC_TYPE_COUNT])(
 		struct m2_engine *, const struct m2_ipc_packet *, struct m2_why *) = {
 		[M2_IPC_WORKER_READY] = on_ready,
+		[M2_IPC_WORKER_UNABLE] = on_unable,
 		[M2_IPC_PROGRESS] = on_progress,
 		[M2_IPC_PLANNED] = on_planned,
 		[M2_IPC_LOADED] = on_loaded,
@@ -316,19 +329,36 @@ static bool keep_segment(void *ctx, const char *name)
 	return false;
 }
 
-/* The device does not open, time after time: those who wait for it are told, and not left to wait.  It is
- * tried on all the same; who asks later hears of the next attempt. */
-static void refuse_waiting(struct m2_engine *w)
+/* Those who wait for the device are told, and not left to wait. */
+static void refuse_waiting(struct m2_engine *w, enum m2_err err, const struct m2_why *why)
 {
-	struct m2_why why;
-	const enum m2_err err = m2_fail(M2_EDEVICE, &why,
-		"device %s could not be opened, %u times in a row: the daemon's log says why",
-		w->device, w->unopened);
 	M2_LIST_EACH(&w->s->residents, at)
 	{
 		struct m2_tenant *t = M2_LIST_OF(at, struct m2_tenant, link);
 		if (t->engine == w && t->state == M2_TENANT_WAITING)
-			m2_tenant_load_failed(t, err, &why);
+			m2_tenant_load_failed(t, err, why);
+	}
+}
+
+/* The process said why the device does not open: it rests.  One that dies without a word, time after time,
+ * is tried on all the same; who asks later hears of the next attempt. */
+static void not_opened(struct m2_engine *w)
+{
+	struct m2_why why;
+	if (w->unable != M2_OK) {
+		why = w->unable_why;
+		w->rests = !w->child.unwanted;
+		w->child.unwanted = true;
+		refuse_waiting(w, w->unable, &why);
+		w->unable = M2_OK;
+		w->unopened = 0;
+	} else if (++w->unopened >= UNOPENED_MAX) {
+		refuse_waiting(w,
+			m2_fail(M2_EDEVICE, &why,
+				"device %s could not be opened, %u times in a row: the daemon's "
+				"log says why",
+				w->device, w->unopened),
+			&why);
 	}
 }
 
@@ -339,10 +369,9 @@ static void on_ended(void *ctx)
 	w->asked = false;
 	m2_checks_worker_ended(w);
 	m2_residency_worker_ended(w);
-	w->unopened += w->opened ? 0 : 1;
+	if (!w->opened)
+		not_opened(w);
 	w->opened = false;
-	if (w->unopened >= UNOPENED_MAX)
-		refuse_waiting(w);
 	m2_runtime_sweep(w->s, keep_segment, w);
 	m2_inform_stats(w->s);
 	if (!w->child.unwanted)
@@ -351,6 +380,8 @@ static void on_ended(void *ctx)
 
 static uint64_t silent_at(const struct m2_engine *w)
 {
+	if (w->rests)
+		return UINT64_MAX;
 	if (!w->child.ready)
 		return w->child.started_ns + SLOW_START;
 	return w->heartbeat_ns + (w->loading != NULL ? SLOW_LOAD : 1) * bearable(w);
@@ -407,6 +438,15 @@ struct m2_engine *m2_engine_create(
 	return w;
 }
 
+/* Somebody asks again for a device that could not be opened: perhaps it can now. */
+static void wake(struct m2_engine *w)
+{
+	w->rests = false;
+	w->child.unwanted = false;
+	m2_child_start(&w->child);
+	m2_loop_set_timer(&w->s->loop, &w->watch, m2_loop_now() + SLOW_START);
+}
+
 static enum m2_err start_worker(struct m2_supervisor *s, const char *device, const char *backend,
 	int32_t ordinal, struct m2_engine **out, struct m2_why *why)
 {
@@ -436,6 +476,8 @@ enum m2_err m2_engine_for(struct m2_supervisor *s, const struct m2_variant *v,
 	{
 		struct m2_engine *w = M2_LIST_OF(at, struct m2_engine, link);
 		if (strcmp(w->device, device) == 0) {
+			if (w->rests)
+				wake(w);
 			*out = w;
 			return M2_OK;
 		}

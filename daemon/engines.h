@@ -33,6 +33,9 @@ struct m2_engine {
 	uint64_t heartbeat_ns;
 	uint32_t unopened; /* processes in a row that ended before their device was open */
 	bool opened;       /* this one's is */
+	enum m2_err unable; /* its process said that the device cannot be opened, and why */
+	struct m2_why unable_why;
+	bool rests; /* after that: no process until somebody asks for the device again */
 	uint64_t steps;
 	struct m2_ipc_stats stats;
 	bool asked; /* STATS is on its way */

@@ -55,6 +55,7 @@ static const struct row rows[M2_IPC_TYPE_COUNT] = {
 	[M2_IPC_CHECK] = {M2_IPC_SUPERVISOR, M2_IPC_WORKER, sizeof(struct m2_ipc_check),
 		sizeof(struct m2_variant) + M2_IPC_KNOWN_MAX * sizeof(struct m2_ipc_file)},
 	[M2_IPC_CHECK_CANCEL] = {M2_IPC_SUPERVISOR, M2_IPC_WORKER, sizeof(struct m2_ipc_cancel), 0},
+	[M2_IPC_WORKER_UNABLE] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_unable), 0},
 	[M2_IPC_WORKER_READY] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR,
 		sizeof(struct m2_ipc_worker_ready), 0},
 	[M2_IPC_PROGRESS] = {M2_IPC_WORKER, M2_IPC_SUPERVISOR, sizeof(struct m2_ipc_progress), 0},

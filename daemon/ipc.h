@@ -45,6 +45,7 @@ enum m2_ipc_type {
 	M2_IPC_CHECK_CANCEL, /* m2_ipc_cancel: its check, wherever it is */
 	/* worker -> supervisor */
 	M2_IPC_WORKER_READY,   /* m2_ipc_worker_ready */
+	M2_IPC_WORKER_UNABLE,  /* m2_ipc_unable: its device does not open, and it ends */
 	M2_IPC_PROGRESS,       /* m2_ipc_progress */
 	M2_IPC_LOADED,         /* m2_ipc_loaded */
 	M2_IPC_UNLOADED,       /* m2_ipc_unloaded */
@@ -121,6 +122,12 @@ struct m2_ipc_cancel {
 struct m2_ipc_worker_ready {
 	struct m2_device_info device;
 	char backend[16];
+};
+
+struct m2_ipc_unable {
+	uint32_t err; /* enum m2_err */
+	uint32_t pad;
+	struct m2_why why;
 };
 
 struct m2_ipc_progress {

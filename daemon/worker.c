@@ -171,6 +171,13 @@ static enum m2_err open_device(struct m2_worker *w, struct m2_why *why)
 	return err != M2_OK ? err : w->backend->open(&options, &w->device, why);
 }
 
+/* The sentence goes to whoever waits for this device. */
+static void say_unable(struct m2_worker *w, enum m2_err err, const struct m2_why *why)
+{
+	const struct m2_ipc_unable unable = {.err = (uint32_t)err, .why = *why};
+	(void)m2_ipc_send(w->channel, M2_IPC_WORKER_UNABLE, &unable, NULL, 0, NULL);
+}
+
 static enum m2_err say_ready(struct m2_worker *w, struct m2_why *why)
 {
 	struct m2_ipc_worker_ready ready = {0};
@@ -189,8 +196,8 @@ static enum m2_err assemble(struct m2_worker *w, struct m2_why *why)
 	if (err == M2_OK)
 		err = m2_segment_pool_create(
 			o->results_dir, o->results_budget, o->results_per_user, &w->pool, why);
-	if (err == M2_OK)
-		err = open_device(w, why);
+	if (err == M2_OK && (err = open_device(w, why)) != M2_OK)
+		say_unable(w, err, why);
 	if (err == M2_OK)
 		err = m2_worker_clerks_start(w, why);
 	if (err == M2_OK)
