@@ -80,7 +80,7 @@ static enum m2_err plan(struct m2_inspection *i, const struct m2_backend *backen
 		.slots = slots,
 		.max_tokens = step_tokens,
 		.max_items = slots};
-	const struct m2_lane_facts lane = {.backend = backend,
+	struct m2_lane_facts lane = {.backend = backend,
 		.tokenizer = i->tokenizer,
 		.vocab_rows = i->config.desc.vocab_rows,
 		.vocab = known < i->config.vocab_size ? known : i->config.vocab_size,
@@ -89,9 +89,10 @@ static enum m2_err plan(struct m2_inspection *i, const struct m2_backend *backen
 	struct m2_why why;
 	const enum m2_err err =
 		backend->plan(device, &i->config.desc, &source, &options, out, &why);
-	if (err == M2_OK)
+	if (err == M2_OK) { /* as a daemon does that is not told otherwise */
+		m2_lane_measure(&lane, out, M2_PAUSED_AS_SLOTS);
 		out->workspace += m2_lane_bytes(&lane);
-	else if (i->err == M2_OK && weights == M2_DTYPE_NONE) {
+	} else if (i->err == M2_OK && weights == M2_DTYPE_NONE) {
 		i->err = err;
 		i->why = why;
 		i->hint = hint_of(err);

@@ -9,7 +9,8 @@
 
 enum { MEASURED = 5, READERS = 512, LOADS = 4, ROUNDS = 2000, SLABS = 4 };
 
-__global__ void __launch_bounds__(READERS) reading_kernel(const uint4 *memory, size_t n, uint32_t *sink)
+__global__ void __launch_bounds__(READERS)
+	reading_kernel(const uint4 *memory, size_t n, uint32_t *sink)
 {
 	const size_t stride = (size_t)gridDim.x * READERS;
 	uint4 sum = {0, 0, 0, 0};
@@ -53,15 +54,11 @@ __device__ inline void wgmma(float (&d)[128], uint64_t a, uint64_t b)
 		"%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,"
 		"%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127}"
 		", %128, %129, 1, 1, 1, 0, 0;"
-		:
-		  FOUR(0), FOUR(4), FOUR(8), FOUR(12),
-		  FOUR(16), FOUR(20), FOUR(24), FOUR(28),
-		  FOUR(32), FOUR(36), FOUR(40), FOUR(44),
-		  FOUR(48), FOUR(52), FOUR(56), FOUR(60),
-		  FOUR(64), FOUR(68), FOUR(72), FOUR(76),
-		  FOUR(80), FOUR(84), FOUR(88), FOUR(92),
-		  FOUR(96), FOUR(100), FOUR(104), FOUR(108),
-		  FOUR(112), FOUR(116), FOUR(120), FOUR(124)
+		: FOUR(0), FOUR(4), FOUR(8), FOUR(12), FOUR(16), FOUR(20), FOUR(24), FOUR(28),
+		FOUR(32), FOUR(36), FOUR(40), FOUR(44), FOUR(48), FOUR(52), FOUR(56), FOUR(60),
+		FOUR(64), FOUR(68), FOUR(72), FOUR(76), FOUR(80), FOUR(84), FOUR(88), FOUR(92),
+		FOUR(96), FOUR(100), FOUR(104), FOUR(108), FOUR(112), FOUR(116), FOUR(120),
+		FOUR(124)
 		: "l"(a), "l"(b));
 }
 #undef FOUR

@@ -28,13 +28,13 @@ struct state_rows {
 		     q;
 #pragma unroll
 		for (int j = 0; j < 8; j++)
-			s[j] = at[j * 4];
+			s[j] = __ldcs(&at[j * 4]); /* nobody reads it again in this step */
 	}
 	__device__ void store()
 	{
 #pragma unroll
 		for (int j = 0; j < 8; j++)
-			at[j * 4] = s[j];
+			__stcs(&at[j * 4], s[j]);
 	}
 	/* One token: the row's sum C h, in all four threads. */
 	__device__ float step(float decay, float dx, const float4 *b, const float4 *c)

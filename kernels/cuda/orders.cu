@@ -22,6 +22,7 @@ __device__ inline int32_t place_of(const struct m2_cuda_order_words &w, int32_t 
 __global__ void __launch_bounds__(THREADS)
 	orders_kernel(const struct m2_cuda_order_words w, int32_t total)
 {
+	wait_for_previous(); /* and let the embedding's blocks come and wait */
 	const bool odd = ((w.to[w.step] + 1) & 1) != 0;
 	__syncthreads(); /* before anybody writes that word */
 	for (int32_t i = (int32_t)threadIdx.x; i < total; i += THREADS) {

@@ -33,9 +33,8 @@ __device__ inline part join(const part &a, const part &b)
 	const bool first = beats(a.largest, a.id, b.largest, b.id);
 	part to = first ? a : b;
 	const part other = first ? b : a;
-	to.rest += other.id == INT_MAX
-			   ? other.rest
-			   : (1.0f + other.rest) * expf(other.largest - to.largest);
+	to.rest += other.id == INT_MAX ? other.rest
+				       : (1.0f + other.rest) * expf(other.largest - to.largest);
 	return to;
 }
 
@@ -145,8 +144,8 @@ size_t m2_cuda_pick_bytes(int32_t vocab)
 cudaError_t m2_cuda_pick(cudaStream_t stream, const struct m2_cuda_picker *picker, int32_t rows)
 {
 	const int32_t slices = slices_of(picker->vocab);
-	const cudaError_t error = launch_early(slice_kernel,
-		dim3((unsigned)slices, (unsigned)rows), THREADS, 0, stream, *picker, slices);
+	const cudaError_t error = launch_early(slice_kernel, dim3((unsigned)slices, (unsigned)rows),
+		THREADS, 0, stream, *picker, slices);
 	return error != cudaSuccess ? error
 				    : launch_early(join_kernel, dim3((unsigned)rows), 32, 0, stream,
 					      *picker, slices);

@@ -70,29 +70,14 @@ static cudaError_t launch_f32(cudaStream_t stream, const struct m2_cuda_matrix *
 
 /* ---- choosing ------------------------------------------------------------------------------- */
 
-/* wgmma adds just as mma.sync does on Hopper (product_hopper.cuh) and is half as fast again; used where
- * tests/gpu/bench_product has seen the same bits on the device at hand. */
+/* wgmma adds just as mma.sync does on Hopper (product_hopper.cuh) and is the faster of the two: the same
+ * bits were seen by tests/gpu/bench_product on an H200. */
 enum { USE_WGMMA = 1 };
 
-/* What a processor gets, bytes a clock, when all ask at once: of memory (an H100's 3.2 TB/s; an H200's are
- * 19, and the choices come out alike), of L2. */
-enum { FROM_MEMORY = 14, FROM_L2 = 32 };
+/* The times below are clocks of an H200's multiprocessor, fitted to what bench_product measured there on the
+ * products of the 130m and 2.7b shapes for 16 to 2048 rows of x; within some 15%. */
 
-static int64_t most(int64_t a, int64_t b)
-{
-	return a > b ? a : b;
-}
-
-/* Clocks of a processor for 64 rows of W, slabs of 64 columns, `tokens` rows of x: 2048 products a clock at
- * the peak, and of that what the core reaches. */
-static int64_t multiplying(int64_t slabs, int32_t tokens)
-{
-	return slabs * tokens * 2 * (USE_WGMMA ? 125 : 180) / 100;
-}
-
-/* Units of 64 rows of W, one after the other in each cluster: a start, then for each unit the slowest of
- * bringing W, multiplying, and (of two groups) half of multiplying and adding.  Sets of rows of x read the
- * same W; they seldom keep step well enough to have all of it from L2. */
+/* Units of 64 rows of W, one after the other, by as many clusters as there is room for. */
 static int64_t time_of_stay(int32_t rows, int32_t k_tiles, int32_t m, int32_t tokens)
 {
 	const int32_t at_once = m2_cuda_stay_clusters(k_tiles, tokens);
@@ -100,35 +85,33 @@ static int64_t time_of_stay(int32_t rows, int32_t k_tiles, int32_t m, int32_t to
 	const int64_t slabs = ((k_tiles + RUNS - 1) / RUNS + 3) / 4;
 	if (at_once < sets)
 		return INT64_MAX;
-	const int32_t rate = sets == 1                              ? FROM_MEMORY
-			     : sets * FROM_MEMORY * 7 / 8 < FROM_L2 ? sets * FROM_MEMORY * 7 / 8
-								    : FROM_L2;
-	const int64_t multiply = multiplying(slabs, tokens);
-	const int64_t unit =
-		most(most(slabs * 8192 / rate, multiply), (multiply + 1200 + 6 * tokens) / 2);
 	const int32_t clusters = at_once / sets;
-	return 3500 + (units + clusters - 1) / clusters * unit;
+	return 3500 +
+	       (int64_t)((units + clusters - 1) / clusters) * (1500 + 350 * slabs + 27 * tokens);
 }
 
-/* Waves of blocks; in each the slower of bringing all slabs from L2 and multiplying them, then a begin and
- * an end.  W has to come from memory at least once. */
+/* Waves of blocks, each a begin, its slabs of 64 columns, and an end. */
 static int64_t time_of_wide(int32_t rows, int32_t k_tiles, int32_t m, int32_t tokens)
 {
-	const int32_t processors = device_limits().processors;
 	const int64_t blocks = (int64_t)((rows + 127) / 128) * ((m + tokens - 1) / tokens);
-	const int64_t waves = (blocks + processors - 1) / processors;
+	const int64_t waves =
+		(blocks + device_limits().processors - 1) / device_limits().processors;
 	const int64_t slabs = RUNS * (int64_t)(((k_tiles + RUNS - 1) / RUNS + 3) / 4);
-	const int64_t wave =
-		most(slabs * (16384 + tokens * 128) / FROM_L2, 2 * multiplying(slabs, tokens));
-	const int64_t memory = (int64_t)rows * k_tiles * 32 / (FROM_MEMORY * processors);
-	return most(waves * wave, memory) + waves * (4000 + tokens * 24);
+	return waves * (slabs * (850 + 21 * tokens / 2) + 5000);
+}
+
+/* The bytes of W, at a rate that falls with the rows of x; it is the first choice for few of them only. */
+static int64_t time_of_many(int32_t rows, int32_t k_tiles, int32_t m)
+{
+	const int64_t bytes = (int64_t)rows * k_tiles * 32;
+	return m <= 16 ? 7900 + bytes / 1650 : m <= 32 ? 7900 + bytes / 1140 : INT64_MAX;
 }
 
 struct hopper_plan m2_cuda_product_plan(int32_t rows, int32_t k_tiles, int32_t m)
 {
 	static const int32_t stay[] = {16, 32, 64, 128}, wide[] = {64, 128, 192};
 	struct hopper_plan best = {0, false, USE_WGMMA != 0};
-	int64_t shortest = INT64_MAX;
+	int64_t shortest = time_of_many(rows, k_tiles, m);
 	if (!m2_cuda_wide_runs())
 		return best;
 	for (const int32_t tokens : stay) {

@@ -51,6 +51,7 @@ template <typename T>
 __global__ void embed_kernel(const T *embedding, const int32_t *tokens, const int32_t *picks,
 	int32_t d, int32_t k_tiles, const struct m2_cuda_output out)
 {
+	wait_for_previous();
 	const int32_t row = (int32_t)blockIdx.x, given = tokens[row];
 	const int32_t token = given >= 0 ? given : picks[-1 - given];
 	for (int32_t i0 = 0; i0 < d; i0 += THREADS) {
@@ -104,9 +105,8 @@ cudaError_t m2_cuda_embed(cudaStream_t stream, const struct m2_cuda_matrix *embe
 	const int32_t *tokens, const int32_t *picks, int32_t rows, const struct m2_cuda_output *out)
 {
 	return with_type(embedding->dtype, [&](auto type) {
-		embed_kernel<<<(unsigned)rows, THREADS, 0, stream>>>(
-			(const decltype(type) *)embedding->data, tokens, picks, embedding->cols,
-			m2_cuda_pad(embedding->cols) / 16, *out);
-		return cudaGetLastError();
+		return launch_early(embed_kernel<decltype(type)>, dim3((unsigned)rows), THREADS, 0,
+			stream, (const decltype(type) *)embedding->data, tokens, picks,
+			embedding->cols, m2_cuda_pad(embedding->cols) / 16, *out);
 	});
 }
