@@ -10,19 +10,19 @@
 static bool read_user(const struct m2_fair_user *u, struct m2_ipc_user_stats *out)
 {
 	const uint32_t uid = atomic_load_explicit(&u->uid, memory_order_acquire);
+	/* acquire: the look at the uid below comes after all of them */
 	*out = (struct m2_ipc_user_stats){
 		.uid = uid,
-		.weight = atomic_load_explicit(&u->weight, memory_order_relaxed),
-		.queued = atomic_load_explicit(&u->queued, memory_order_relaxed),
-		.running = atomic_load_explicit(&u->running, memory_order_relaxed),
-		.paused = atomic_load_explicit(&u->paused, memory_order_relaxed),
-		.slots = atomic_load_explicit(&u->held, memory_order_relaxed),
-		.prompt_tokens = atomic_load_explicit(&u->prompt_tokens, memory_order_relaxed),
+		.weight = atomic_load_explicit(&u->weight, memory_order_acquire),
+		.queued = atomic_load_explicit(&u->queued, memory_order_acquire),
+		.running = atomic_load_explicit(&u->running, memory_order_acquire),
+		.paused = atomic_load_explicit(&u->paused, memory_order_acquire),
+		.slots = atomic_load_explicit(&u->held, memory_order_acquire),
+		.prompt_tokens = atomic_load_explicit(&u->prompt_tokens, memory_order_acquire),
 		.generated_tokens =
-			atomic_load_explicit(&u->generated_tokens, memory_order_relaxed),
-		.work = atomic_load_explicit(&u->work, memory_order_relaxed),
+			atomic_load_explicit(&u->generated_tokens, memory_order_acquire),
+		.work = atomic_load_explicit(&u->work, memory_order_acquire),
 	};
-	atomic_thread_fence(memory_order_acquire);
 	return out->weight > 0 && atomic_load_explicit(&u->uid, memory_order_relaxed) == uid;
 }
 

@@ -52,6 +52,8 @@ for source in tests/fuzz/fuzz_*.c; do
 	name=$(basename "$source" .c)
 	case " ${FUZZ_ONLY:-${name#fuzz_}} " in *" ${name#fuzz_} "*) ;; *) continue ;; esac
 	words "${name#fuzz_}" >"$work_dir/$name.dict"
+	dict= # libFuzzer takes no empty one
+	[ -s "$work_dir/$name.dict" ] && dict=-dict=$work_dir/$name.dict
 	n=$((n + 1))
 	corpus=tests/fuzz/corpus/${name#fuzz_}
 	work=$work_dir/corpus/$name
@@ -63,7 +65,7 @@ for source in tests/fuzz/fuzz_*.c; do
 		$(pkg-config --libs yaml-0.1 sqlite3 libzmq json-c libsystemd libzip libprotobuf-c libcrypto) -lacl -lpcre2-8 -lutf8proc -ldl -lm -pthread \
 		-o "$work_dir/$name" 2>"$work_dir/$name.log" &&
 		"$work_dir/$name" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
-			$quiet -dict="$work_dir/$name.dict" -artifact_prefix="$work_dir/$name-" "$work" "$corpus" >>"$work_dir/$name.log" 2>&1; then
+			$quiet $dict -artifact_prefix="$work_dir/$name-" "$work" "$corpus" >>"$work_dir/$name.log" 2>&1; then
 		echo "# $name: $(grep -E 'stat::number_of_executed_units|^Done|DONE' "$work_dir/$name.log" | tail -1)"
 		echo "ok $n - $name"
 	else
