@@ -31,8 +31,8 @@ struct m2_engine {
 	struct m2_tenant *loading;  /* that one while the worker plans or loads it */
 	struct m2_timer settle;     /* look at the line */
 	uint64_t heartbeat_ns;
-	uint32_t unopened; /* processes in a row that ended before their device was open */
-	bool opened;       /* this one's is */
+	uint32_t unopened;  /* processes in a row that ended before their device was open */
+	bool opened;        /* this one's is */
 	enum m2_err unable; /* its process said that the device cannot be opened, and why */
 	struct m2_why unable_why;
 	bool rests; /* after that: no process until somebody asks for the device again */
