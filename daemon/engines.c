@@ -15,7 +15,6 @@
 #include "daemon/inform.h"
 #include "daemon/reply.h"
 #include "daemon/residency.h"
-#include "daemon/residency_internal.h"
 #include "daemon/runtime.h"
 #include "daemon/users.h"
 #include "daemon/sessions.h"
@@ -329,17 +328,6 @@ static bool keep_segment(void *ctx, const char *name)
 	return false;
 }
 
-/* Those who wait for the device are told, and not left to wait. */
-static void refuse_waiting(struct m2_engine *w, enum m2_err err, const struct m2_why *why)
-{
-	M2_LIST_EACH(&w->s->residents, at)
-	{
-		struct m2_tenant *t = M2_LIST_OF(at, struct m2_tenant, link);
-		if (t->engine == w && t->state == M2_TENANT_WAITING)
-			m2_tenant_load_failed(t, err, why);
-	}
-}
-
 /* The process said why the device does not open: it rests.  One that dies without a word, time after time,
  * is tried on all the same; who asks later hears of the next attempt. */
 static void not_opened(struct m2_engine *w)
@@ -349,11 +337,11 @@ static void not_opened(struct m2_engine *w)
 		why = w->unable_why;
 		w->rests = !w->child.unwanted;
 		w->child.unwanted = true;
-		refuse_waiting(w, w->unable, &why);
+		m2_residency_refuse(w, w->unable, &why);
 		w->unable = M2_OK;
 		w->unopened = 0;
 	} else if (++w->unopened >= UNOPENED_MAX) {
-		refuse_waiting(w,
+		m2_residency_refuse(w,
 			m2_fail(M2_EDEVICE, &why,
 				"device %s could not be opened, %u times in a row: the daemon's "
 				"log says why",

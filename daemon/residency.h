@@ -120,6 +120,8 @@ void m2_residency_worker_ready(struct m2_engine *worker);
 /* The op load with dry_run, of a variant that is not resident: answered with what a load would do now. */
 void m2_residency_dry_run(struct m2_session *session, const struct m2_variant *variant);
 
+/* The device does not open: those who wait for it are told, and not left to wait. */
+void m2_residency_refuse(struct m2_engine *worker, enum m2_err err, const struct m2_why *why);
 /* Its process is gone: running requests are lost, residents go back to waiting. */
 void m2_residency_worker_ended(struct m2_engine *worker);
 

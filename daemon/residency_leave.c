@@ -273,6 +273,16 @@ static void restore(struct m2_tenant *r, bool was_loading)
 	r->state = M2_TENANT_WAITING;
 }
 
+void m2_residency_refuse(struct m2_engine *worker, enum m2_err err, const struct m2_why *why)
+{
+	M2_LIST_EACH(&worker->s->residents, at)
+	{
+		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
+		if (r->engine == worker && r->state == M2_TENANT_WAITING)
+			m2_tenant_load_failed(r, err, why);
+	}
+}
+
 void m2_residency_worker_ended(struct m2_engine *worker)
 {
 	struct m2_supervisor *s = worker->s;
