@@ -44,7 +44,7 @@ struct ctl_option {
 	const char *name; /* without the dashes */
 	char letter;      /* 0: none */
 	enum ctl_type type;
-	const char *value; /* placeholder in the help; NULL for a flag */
+	const char *value; /* what the help calls its argument; NULL for a flag */
 	void *to;
 	const char *help;
 };
