@@ -26,6 +26,7 @@ __device__ inline float input_scale(const struct m2_cuda_input &in, int32_t t, i
 /* The same bits by one thread, for input_scale's callers that have more rows than quads: its four strands
  * in four registers, read 16 bytes at a time where they lie so.  1 where there is nothing to multiply
  * with or no row t among m. */
+template <int Unroll = 16>
 __device__ inline float row_scale(const struct m2_cuda_input &in, int32_t t, int32_t g, int32_t m)
 {
 	if (in.squares == NULL || t >= m)
@@ -35,7 +36,7 @@ __device__ inline float row_scale(const struct m2_cuda_input &in, int32_t t, int
 		in.squares + (row * (size_t)in.groups + (size_t)g) * (size_t)in.parts;
 	float a = 0.0f, b = 0.0f, c = 0.0f, d = 0.0f;
 	if ((in.parts & 3) == 0) {
-#pragma unroll 16
+#pragma unroll Unroll
 		for (int32_t i = 0; i < in.parts; i += 4) {
 			const float4 four = *(const float4 *)(squares + i);
 			a += four.x;

@@ -91,13 +91,15 @@ static int64_t time_of_stay(int32_t rows, int32_t k_tiles, int32_t m, int32_t to
 }
 
 /* Waves of blocks, each a begin, its slabs of 64 columns, and an end. */
-static int64_t time_of_wide(int32_t rows, int32_t k_tiles, int32_t m, int32_t tokens)
+static int64_t time_of_wide(
+	int32_t rows, int32_t k_tiles, int32_t m, int32_t tokens, int32_t cluster)
 {
-	const int64_t blocks = (int64_t)((rows + 127) / 128) * ((m + tokens - 1) / tokens);
-	const int64_t waves =
-		(blocks + device_limits().processors - 1) / device_limits().processors;
+	const int64_t tiles = (int64_t)((rows + 128 * cluster - 1) / (128 * cluster)) *
+			      ((m + tokens - 1) / tokens);
+	const int32_t most = device_limits().processors / cluster;
+	const int64_t waves = (tiles + most - 1) / most;
 	const int64_t slabs = RUNS * (int64_t)(((k_tiles + RUNS - 1) / RUNS + 3) / 4);
-	return waves * (slabs * (850 + 21 * tokens / 2) + 5000);
+	return waves * (slabs * (200 + 4 * tokens) + 2000) + 3000;
 }
 
 /* The bytes of W, at a rate that falls with the rows of x; it is the first choice for few of them only. */
@@ -107,10 +109,10 @@ static int64_t time_of_many(int32_t rows, int32_t k_tiles, int32_t m)
 	return m <= 16 ? 7900 + bytes / 1650 : m <= 32 ? 7900 + bytes / 1140 : INT64_MAX;
 }
 
-struct hopper_plan m2_cuda_product_plan(int32_t rows, int32_t k_tiles, int32_t m)
+struct hopper_plan m2_cuda_product_plan(int32_t rows, int32_t k_tiles, int32_t m, bool in_order)
 {
-	static const int32_t stay[] = {16, 32, 64, 128}, wide[] = {64, 128, 192};
-	struct hopper_plan best = {0, false, USE_WGMMA != 0};
+	static const int32_t stay[] = {16, 32, 64, 128}, wide[] = {64, 128};
+	struct hopper_plan best = {0, false, USE_WGMMA != 0, 1};
 	int64_t shortest = time_of_many(rows, k_tiles, m);
 	if (!m2_cuda_wide_runs())
 		return best;
@@ -118,16 +120,17 @@ struct hopper_plan m2_cuda_product_plan(int32_t rows, int32_t k_tiles, int32_t m
 		const int64_t time = time_of_stay(rows, k_tiles, m, tokens);
 		if (time < shortest) {
 			shortest = time;
-			best = {tokens, true, USE_WGMMA != 0};
+			best = {tokens, true, USE_WGMMA != 0, 1};
 		}
 	}
-	for (const int32_t tokens : wide) {
-		const int64_t time = time_of_wide(rows, k_tiles, m, tokens);
-		if (time < shortest && (USE_WGMMA || tokens <= 128)) {
-			shortest = time;
-			best = {tokens, false, USE_WGMMA != 0};
+	for (const int32_t tokens : wide)
+		for (int32_t cluster = 1; cluster <= 2 && in_order && USE_WGMMA; cluster++) {
+			const int64_t time = time_of_wide(rows, k_tiles, m, tokens, cluster);
+			if (time < shortest) {
+				shortest = time;
+				best = {tokens, false, true, cluster};
+			}
 		}
-	}
 	return best;
 }
 
@@ -139,7 +142,8 @@ cudaError_t m2_cuda_product(cudaStream_t stream, const struct m2_cuda_matrix *w,
 			      : launch_f32<8>(stream, w, input, m, out);
 	if (m2_cuda_few_fits(w, m))
 		return m2_cuda_product_few(stream, w, input, m, out);
-	const struct hopper_plan plan = m2_cuda_product_plan(w->rows, m2_cuda_pad(w->cols) / 16, m);
+	const struct hopper_plan plan =
+		m2_cuda_product_plan(w->rows, m2_cuda_pad(w->cols) / 16, m, input->from == NULL);
 	if (plan.tokens == 0)
 		return m2_cuda_product_many(stream, w, input, m, out);
 	return plan.stay ? m2_cuda_product_stay(stream, w, input, m, out, plan)

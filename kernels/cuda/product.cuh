@@ -184,7 +184,7 @@ inline const struct limits &device_limits()
 
 template <typename Kernel> inline cudaError_t allow_shared(Kernel kernel, size_t bytes)
 {
-	return bytes <= 48 * 1024
+	return bytes <= 40 * 1024 /* what is declared in the kernel counts too, against 48 */
 		       ? cudaSuccess
 		       : cudaFuncSetAttribute(
 				 kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
@@ -206,10 +206,12 @@ cudaError_t m2_cuda_product_many(cudaStream_t stream, const struct m2_cuda_matri
 struct hopper_plan {
 	int32_t tokens;
 	bool stay;
-	bool wgmma;
+	bool wgmma;      /* always, unless they stay */
+	int32_t cluster; /* blocks that share x, 1 or 2, unless they stay */
 };
-/* product.cu: the one that should end first. */
-struct hopper_plan m2_cuda_product_plan(int32_t rows, int32_t k_tiles, int32_t m);
+/* product.cu: the one that should end first; in_order: rows of x are not
+ * picked. */
+struct hopper_plan m2_cuda_product_plan(int32_t rows, int32_t k_tiles, int32_t m, bool in_order);
 
 /* product_stay.cu: plan.tokens of 16, 32, 64 or 128.  clusters: how many are at work at once, 0 if the
  * shape does not fit. */
@@ -217,7 +219,7 @@ int32_t m2_cuda_stay_clusters(int32_t k_tiles, int32_t tokens);
 cudaError_t m2_cuda_product_stay(cudaStream_t stream, const struct m2_cuda_matrix *w,
 	const struct m2_cuda_input *input, int32_t m, const struct m2_cuda_output *out,
 	struct hopper_plan plan);
-/* product_wide.cu: plan.tokens of 64, 128 or, with wgmma, 192. */
+/* product_wide.cu: plan.tokens of 64 or 128; rows of x in order. */
 bool m2_cuda_wide_runs();
 cudaError_t m2_cuda_product_wide(cudaStream_t stream, const struct m2_cuda_matrix *w,
 	const struct m2_cuda_input *input, int32_t m, const struct m2_cuda_output *out,

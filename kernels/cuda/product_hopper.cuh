@@ -86,6 +86,17 @@ static __device__ inline void arrive_at(uint64_t *barrier, uint32_t rank)
 		     "r"(rank)
 		     : "memory");
 }
+/* The same, of a stage of the ring that this warp has read: nothing of its own is to be seen there, and a
+ * release to the cluster, which waits for the memory, would cost more than the products of the stage. */
+static __device__ inline void release_at(uint64_t *barrier, uint32_t rank)
+{
+	asm volatile(
+		"{\n\t.reg .b32 there;\n\t"
+		"mapa.shared::cluster.u32 there, %0, %1;\n\t"
+		"mbarrier.arrive.shared::cluster.b64 _, [there];\n\t}" ::"r"(shared_at(barrier)),
+		"r"(rank)
+		: "memory");
+}
 static __device__ inline void wait_for(uint64_t *barrier, uint32_t parity)
 {
 	uint32_t done;
@@ -110,6 +121,13 @@ static __device__ inline void wait_for_cluster(uint64_t *barrier, uint32_t parit
 			     : "r"(shared_at(barrier)), "r"(parity)
 			     : "memory");
 	} while (done == 0);
+}
+/* All threads of all blocks of the cluster. */
+static __device__ inline void clusters_meet()
+{
+	asm volatile("barrier.cluster.arrive.release;\n\t"
+		     "barrier.cluster.wait.acquire;" ::
+			     : "memory");
 }
 /* All threads of the groups that multiply, and of no other warp. */
 static __device__ inline void multipliers_meet()
@@ -238,52 +256,67 @@ template <typename T, int NT> struct sync_core {
 
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
+/* m64 n(8 NT) k16: the sums' list of registers, then A's four, B's descriptor. */
 #define M2_8(c, i)                                                                                 \
 	"+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]),                \
 		"+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
-#define M2_WGMMA(T, NAME)                                                                          \
-	static __device__ inline void wgmma(float(&c)[8], uint4 a, uint64_t b, T)                  \
+#define M2_32(c, i) M2_8(c, i), M2_8(c, i + 8), M2_8(c, i + 16), M2_8(c, i + 24)
+#define M2_WGMMA_OF(T, NAME, N, COUNT, SUMS, OPERANDS, ...)                                        \
+	static __device__ inline void wgmma(float(&c)[COUNT], uint4 a, uint64_t b, T)              \
 	{                                                                                          \
 		asm volatile("{\n\t.reg .pred p;\n\tsetp.eq.u32 p, 0, 0;\n\t"                      \
-			     "wgmma.mma_async.sync.aligned.m64n16k16.f32." NAME "." NAME           \
-			     " {%0,%1,%2,%3,%4,%5,%6,%7}, {%8,%9,%10,%11}, %12, p, 1, 1, 0;\n\t}"  \
-			     : M2_8(c, 0)                                                          \
-			     : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));                    \
-	}                                                                                          \
-	static __device__ inline void wgmma(float(&c)[16], uint4 a, uint64_t b, T)                 \
-	{                                                                                          \
-		asm volatile("{\n\t.reg .pred p;\n\tsetp.eq.u32 p, 0, 0;\n\t"                      \
-			     "wgmma.mma_async.sync.aligned.m64n32k16.f32." NAME "." NAME           \
-			     " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15}, "          \
-			     "{%16,%17,%18,%19}, %20, p, 1, 1, 0;\n\t}"                            \
-			     : M2_8(c, 0), M2_8(c, 8)                                              \
-			     : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));                    \
-	}                                                                                          \
-	static __device__ inline void wgmma(float(&c)[32], uint4 a, uint64_t b, T)                 \
-	{                                                                                          \
-		asm volatile("{\n\t.reg .pred p;\n\tsetp.eq.u32 p, 0, 0;\n\t"                      \
-			     "wgmma.mma_async.sync.aligned.m64n64k16.f32." NAME "." NAME           \
-			     " {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"            \
-			     "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, "  \
-			     "{%32,%33,%34,%35}, %36, p, 1, 1, 0;\n\t}"                            \
-			     : M2_8(c, 0), M2_8(c, 8), M2_8(c, 16), M2_8(c, 24)                    \
+			     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME       \
+			     " {" SUMS "}, " OPERANDS ", p, 1, 1, 0;\n\t}"                         \
+			     : __VA_ARGS__                                                         \
 			     : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));                    \
 	}
+#define M2_SUMS_8  "%0,%1,%2,%3,%4,%5,%6,%7"
+#define M2_SUMS_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define M2_SUMS_32                                                                                 \
+	"%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                   \
+	"%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define M2_SUMS_64                                                                                 \
+	"%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                   \
+	"%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                         \
+	"%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                         \
+	"%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define M2_SUMS_96                                                                                 \
+	"%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                   \
+	"%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                         \
+	"%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                         \
+	"%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"                         \
+	"%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"                         \
+	"%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define M2_WGMMA(T, NAME)                                                                          \
+	M2_WGMMA_OF(T, NAME, 16, 8, M2_SUMS_8, "{%8,%9,%10,%11}, %12", M2_8(c, 0))                 \
+	M2_WGMMA_OF(T, NAME, 32, 16, M2_SUMS_16, "{%16,%17,%18,%19}, %20", M2_8(c, 0), M2_8(c, 8)) \
+	M2_WGMMA_OF(T, NAME, 64, 32, M2_SUMS_32, "{%32,%33,%34,%35}, %36", M2_32(c, 0))            \
+	M2_WGMMA_OF(                                                                               \
+		T, NAME, 128, 64, M2_SUMS_64, "{%64,%65,%66,%67}, %68", M2_32(c, 0), M2_32(c, 32)) \
+	M2_WGMMA_OF(T, NAME, 192, 96, M2_SUMS_96, "{%96,%97,%98,%99}, %100", M2_32(c, 0),          \
+		M2_32(c, 32), M2_32(c, 64))
 M2_WGMMA(__nv_bfloat16, "bf16")
 M2_WGMMA(__half, "f16")
 #undef M2_WGMMA
+#undef M2_WGMMA_OF
+#undef M2_SUMS_8
+#undef M2_SUMS_16
+#undef M2_SUMS_32
+#undef M2_SUMS_64
+#undef M2_SUMS_96
+#undef M2_32
 #undef M2_8
 
 /* wgmma: a warp has 16 rows of W and all rows of x.  A comes from registers in just the order of W's
  * tiles; B is x in shared memory, K-major, rows of 128 bytes in the 128-byte swizzle, which is the
  * permutation that load_matrix undoes; its eight-row pieces lie 1024 bytes apart. */
 template <typename T, int NT> struct wgmma_core {
-	enum { WIDTH = NT < 8 ? NT : 8, PARTS = NT / WIDTH, COUNT = NT * 4 };
-	float sum[PARTS][WIDTH * 4];
+	enum { COUNT = NT * 4 };
+	float sum[COUNT];
 
 	__device__ float &at(int e)
 	{
-		return sum[e / (WIDTH * 4)][e % (WIDTH * 4)];
+		return sum[e];
 	}
 	static __device__ int32_t row(int e)
 	{
@@ -312,38 +345,62 @@ template <typename T, int NT> struct wgmma_core {
 		for (int e = 0; e < COUNT; e++)
 			asm volatile("" : "+f"(at(e))::"memory");
 	}
-	template <int Tiles> __device__ void multiply_tiles(const uint4 *w, const unsigned char *x)
-	{
-		uint4 a[Tiles];
+	/* W's operands of a slab: in registers, from [GROUP_TILES][SLAB][32] of 16 bytes. */
+	struct operands {
+		uint4 a[SLAB];
+
+		__device__ void load(const unsigned char *w, int32_t tiles)
+		{
+			const int32_t warp = (int32_t)threadIdx.x >> 5 & 3,
+				      lane = (int32_t)threadIdx.x & 31;
+			const uint4 *a_at = (const uint4 *)w + warp * SLAB * 32 + lane;
 #pragma unroll
-		for (int u = 0; u < Tiles; u++)
-			a[u] = w[u * 32];
+			for (int u = 0; u < SLAB; u++)
+				if (u < tiles)
+					a[u] = a_at[u * 32];
+		}
+	};
+	/* Products begin; until they are waited for nobody touches the sums, the operands and x. */
+	template <int Tiles> __device__ void begin_tiles(const operands &of, const unsigned char *x)
+	{
 		/* address / 16; 1024 / 16 between pieces of eight rows; swizzle of 128 bytes */
 		const uint64_t b = (uint64_t)((shared_at(x) & 0x3ffffu) >> 4) | (uint64_t)1 << 16 |
 				   (uint64_t)64 << 32 | (uint64_t)1 << 62;
-		settle();
 		asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
 		for (int u = 0; u < Tiles; u++)
-#pragma unroll
-			for (int j = 0; j < PARTS; j++)
-				wgmma(sum[j], a[u],
-					b + (uint64_t)(u * 2 + j * WIDTH * 8 * X_ROW / 16), T());
+			wgmma(sum, of.a[u], b + (uint64_t)(u * 2), T());
 		asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-		asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-		settle();
+	}
+	__device__ void begin(const operands &of, const unsigned char *x, int32_t tiles)
+	{
+		switch (tiles) {
+		case SLAB:
+			begin_tiles<SLAB>(of, x);
+			break;
+		case 3:
+			begin_tiles<3>(of, x);
+			break;
+		case 2:
+			begin_tiles<2>(of, x);
+			break;
+		default:
+			begin_tiles<1>(of, x);
+		}
+	}
+	/* All but the last `Pending` of what was begun have ended. */
+	template <int Pending> __device__ void wait()
+	{
+		asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 	}
 	__device__ void multiply(const unsigned char *w, const unsigned char *x, int32_t tiles)
 	{
-		const int32_t warp = (int32_t)threadIdx.x >> 5 & 3,
-			      lane = (int32_t)threadIdx.x & 31;
-		const uint4 *a_at = (const uint4 *)w + warp * SLAB * 32 + lane;
-		if (tiles == SLAB) {
-			multiply_tiles<SLAB>(a_at, x);
-			return;
-		}
-		for (int32_t u = 0; u < tiles; u++)
-			multiply_tiles<1>(a_at + u * 32, x + u * 32);
+		operands of;
+		of.load(w, tiles);
+		settle();
+		begin(of, x, tiles);
+		wait<0>();
+		settle();
 	}
 };
 

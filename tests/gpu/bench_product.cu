@@ -28,7 +28,7 @@
 enum {
 	MOST_TOKENS = 8192,
 	MOST_COLS = 8192,
-	MOST_PLANS = 16,
+	MOST_PLANS = 24,
 	LAUNCHES = 12, /* in a graph */
 	PARTS = 160
 };
@@ -157,16 +157,18 @@ static void name_of(const struct doing *how, char *name, size_t size)
 {
 	static const char *const names[] = {"chosen", "many", "few"};
 	if (how->way == PLANNED)
-		snprintf(name, size, "%s-%d-%s", how->plan.stay ? "stay" : "wide",
-			(int)how->plan.tokens, how->plan.wgmma ? "wgmma" : "sync");
+		snprintf(name, size, "%s%s-%d-%s", how->plan.stay ? "stay" : "wide",
+			how->plan.cluster > 1 ? "2" : "", (int)how->plan.tokens,
+			how->plan.wgmma ? "wgmma" : "sync");
 	else
 		snprintf(name, size, "%s", names[how->way]);
 }
 
 /* All ways that can do it, and make sense if that matters; returns how many. */
-static int ways_of(const struct m2_cuda_matrix *w, int32_t m, bool sensible, struct doing *ways)
+static int ways_of(
+	const struct m2_cuda_matrix *w, int32_t m, bool sensible, bool in_order, struct doing *ways)
 {
-	static const int32_t stay[] = {16, 32, 64, 128}, wide[] = {64, 128, 192};
+	static const int32_t stay[] = {16, 32, 64, 128}, wide[] = {64, 128};
 	const int32_t k_tiles = m2_cuda_pad(w->cols) / 16;
 	int n = 0;
 	if (m2_cuda_few_fits(w, m))
@@ -175,10 +177,11 @@ static int ways_of(const struct m2_cuda_matrix *w, int32_t m, bool sensible, str
 		for (const int32_t t : stay)
 			if (m2_cuda_stay_clusters(k_tiles, t) > 0 && (!sensible || m <= 8 * t) &&
 				(!sensible || m >= 8))
-				ways[n++] = {PLANNED, {t, true, core == 1}};
+				ways[n++] = {PLANNED, {t, true, core == 1, 1}};
 		for (const int32_t t : wide)
-			if ((t <= 128 || core == 1) && (!sensible || m >= 32))
-				ways[n++] = {PLANNED, {t, false, core == 1}};
+			for (int32_t cluster = 1; cluster <= 2; cluster++)
+				if (core == 1 && in_order && (!sensible || m >= 16))
+					ways[n++] = {PLANNED, {t, false, true, cluster}};
 	}
 	return n;
 }
@@ -254,7 +257,7 @@ static int check_bits(struct bench *b, const struct shape_of_product *s, enum m2
 	struct doing ways[MOST_PLANS];
 	const struct m2_cuda_matrix w = {b->weights, type, s->rows, s->cols};
 	const struct doing yardstick = {MANY, {}};
-	const int n = ways_of(&w, s->m, false, ways);
+	const int n = ways_of(&w, s->m, false, !s->picked, ways);
 	int wrong = 0;
 	run_fresh(b, s, type, &yardstick, 0);
 	for (int i = 0; i < n; i++) {
@@ -344,8 +347,9 @@ static void print_line(struct bench *b, const struct m2_cuda_matrix *w, int32_t 
 {
 	struct doing ways[MOST_PLANS];
 	const struct doing chosen = {CHOSEN, {}}, many = {MANY, {}};
-	const struct hopper_plan plan = m2_cuda_product_plan(w->rows, m2_cuda_pad(w->cols) / 16, m);
-	const int n = ways_of(w, m, true, ways);
+	const struct hopper_plan plan =
+		m2_cuda_product_plan(w->rows, m2_cuda_pad(w->cols) / 16, m, !picked);
+	const int n = ways_of(w, m, true, !picked, ways);
 	const double us = time_of(b, w, m, next, picked, &chosen);
 	const double flops = 2.0 * m * w->rows * w->cols;
 	const double bytes = (double)m2_cuda_matrix_bytes(w);
@@ -407,8 +411,7 @@ static void print_times(struct bench *b, const char *shape, const char *rows, bo
 				if (end == at || m < 1 || m > MOST_TOKENS)
 					exit(2);
 				if ((size_t)m <= most && !(i == 2 && m > 256))
-					print_line(
-						b, &matrices[i], (int32_t)m, i == 1, i == 2, all);
+					print_line(b, &matrices[i], (int32_t)m, i == 1, false, all);
 				at = *end == ',' ? end + 1 : end;
 			}
 		}
