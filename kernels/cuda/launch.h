@@ -39,6 +39,15 @@ static inline size_t m2_cuda_matrix_bytes(const struct m2_cuda_matrix *m)
 	       (m->dtype == M2_DTYPE_F32 ? 4u : 2u);
 }
 
+/* Tokens after which a tuned model's slot folds what it holds into its state: replay.cuh.  It holds one
+ * token less, and of each head room for the steps of all. */
+enum { M2_CUDA_WINDOW = 16 };
+static inline size_t m2_cuda_held_floats(int32_t heads, int32_t d_ssm, int32_t groups, int32_t n)
+{
+	return (size_t)(M2_CUDA_WINDOW - 1) * ((size_t)d_ssm + (size_t)groups * (size_t)n) +
+	       (size_t)heads * M2_CUDA_WINDOW * 2;
+}
+
 /* One item of a step.  Its tokens stand in rows [first, first + tokens) of all buffers. */
 struct m2_cuda_item {
 	int32_t slot;
@@ -47,6 +56,7 @@ struct m2_cuda_item {
 	int32_t lead;      /* tokens before the first whole chunk: by the recurrence */
 	int32_t chunks;    /* whole chunks; the rest is recurrence again */
 	int32_t into_ring; /* position % K of the first token: its column of the convolution's ring */
+	int32_t into_window; /* position % M2_CUDA_WINDOW of the first token */
 	int32_t first_chunk; /* number of its first whole chunk in the step */
 };
 
@@ -66,6 +76,7 @@ struct m2_cuda_spans {
 	int32_t chunked; /* items with whole chunks */
 	int32_t chunks;
 	int32_t tiles;
+	bool crossed; /* an item's lead begins within a window and replaces what is held of it */
 };
 
 /* Floats of a head in a whole chunk: ssd.cuh says which. */
@@ -95,7 +106,8 @@ struct m2_cuda_mixer {
 	const float *conv_bias; /* NULL: none */
 	const float *dt_bias, *a, *d, *gated_norm_weight;
 	float *ring; /* of slot 0 in this layer: [K][C], raw columns, position p in column p % K */
-	float *ssm;  /* of slot 0 in this layer: [H][P][N] */
+	float *ssm;  /* of slot 0 in this layer: [H][P][N]; tuned: as before the window */
+	float *held; /* of slot 0 in this layer, tuned models: x, B and steps of tokens (replay.cuh) */
 	size_t slot_floats; /* from one slot to the next */
 	const struct m2_cuda_item *items;
 	const int32_t *row_item; /* [rows] */

@@ -44,6 +44,8 @@ static struct m2_cuda_mixer mixer_of(
 		.ring = m->state + (size_t)index * m->ring_floats,
 		.ssm = m->state + (size_t)d->n_layers * m->ring_floats +
 		       (size_t)index * m->ssm_floats,
+		.held = m->state + (size_t)d->n_layers * (m->ring_floats + m->ssm_floats) +
+			(size_t)index * m->held_floats,
 		.slot_floats = m->slot_floats,
 		.items = m->on_device.items,
 		.row_item = m->on_device.row_item,

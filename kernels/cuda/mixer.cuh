@@ -52,23 +52,26 @@ __device__ inline float raw_dt(const struct m2_cuda_mixer &m, int32_t row, int32
 	return m.in_out[(size_t)row * (size_t)m.in_stride + (size_t)(xbc_at(m) + m.channels + h)];
 }
 
-/* The step dt of head h from that. */
-__device__ inline float dt_from(const struct m2_cuda_mixer &m, float raw, int32_t h)
+/* The step dt, from that and its bias. */
+__device__ inline float dt_with(const struct m2_cuda_mixer &m, float biased)
 {
-	const float biased = raw + m.dt_bias[h];
 	const float soft = biased > 20.0f ? biased : log1pf(expf(biased));
 	return fminf(fmaxf(soft, m.dt_min), m.dt_max);
 }
 __device__ inline float dt_of(const struct m2_cuda_mixer &m, int32_t row, int32_t h)
 {
-	return dt_from(m, raw_dt(m, row, h), h);
+	return dt_with(m, raw_dt(m, row, h) + m.dt_bias[h]);
 }
 
 /* dt and its decay. */
+__device__ inline float2 step_with(const struct m2_cuda_mixer &m, float biased, float a)
+{
+	const float dt = dt_with(m, biased);
+	return make_float2(dt, expf(dt * a));
+}
 __device__ inline float2 step_from(const struct m2_cuda_mixer &m, float raw, int32_t h)
 {
-	const float dt = dt_from(m, raw, h);
-	return make_float2(dt, expf(dt * m.a[h]));
+	return step_with(m, raw + m.dt_bias[h], m.a[h]);
 }
 __device__ inline float2 step_of(const struct m2_cuda_mixer &m, int32_t row, int32_t h)
 {

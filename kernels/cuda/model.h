@@ -2,7 +2,9 @@
  *
  * Three allocations on the device hold all of it: weights, state, workspace.  A slot is one run of
  * floats: per layer the ring of K raw columns of the convolution, [K][C]; then per layer the state
- * [H][P][N].  Nothing is allocated after load.
+ * [H][P][N]; then, in tuned models, per layer the tokens that are held (replay.cuh): x [H][15][P], B
+ * [G][15][N], dt and decay [H][16][2].  There the state is that before the slot's window of 16 tokens.
+ * Nothing is allocated after load or unpark.
  */
 #ifndef M2_KERNELS_CUDA_MODEL_H
 #define M2_KERNELS_CUDA_MODEL_H
@@ -14,6 +16,7 @@
 
 enum { M2_CUDA_PIECE = 8 << 20, M2_CUDA_ALIGN = 256, M2_CUDA_PIECES = 2, M2_CUDA_GRAPHS = 24 };
 enum { M2_CUDA_GRAPH_ITEMS = 512 /* of the largest graph */ };
+enum { M2_CUDA_WEIGHTS, M2_CUDA_STATE, M2_CUDA_WORKSPACE, M2_CUDA_REGIONS };
 
 struct m2_device {
 	int32_t ordinal;
@@ -83,7 +86,11 @@ struct m2_model {
 	int32_t max_items;
 	bool tuned; /* the public shapes' kernels run it */
 
-	char *regions[3]; /* weights, state, workspace */
+	char *regions[M2_CUDA_REGIONS]; /* their addresses never change: park.c */
+	size_t reserved
+		[M2_CUDA_REGIONS];    /* bytes of addresses; 0: cudaMalloc's, cannot be parked */
+	bool backed[M2_CUDA_REGIONS]; /* there is memory behind them */
+	void *parked;                 /* pinned host memory with the weights; NULL: not parked */
 	struct m2_cuda_matrix embedding;
 	struct m2_cuda_matrix head; /* the same bytes when tied */
 	float *final_norm;
@@ -91,6 +98,7 @@ struct m2_model {
 
 	size_t ring_floats; /* of one layer of one slot */
 	size_t ssm_floats;
+	size_t held_floats; /* 0 in models that are not tuned */
 	size_t slot_floats;
 	float *state;
 	int64_t *position; /* [slots], host: where each slot stands */
@@ -136,6 +144,14 @@ enum m2_err m2_cuda_load(struct m2_device *device, const struct m2_model_desc *d
 	const struct m2_weight_source *source, const struct m2_load_options *options,
 	struct m2_model **out, struct m2_why *why);
 void m2_cuda_unload(struct m2_model **model);
+
+/* park.c: memory of a region, which may be taken away and put back behind its addresses; all of them, and what
+ * is parked, given back; contracts of the other two in kernels/backend.h. */
+enum m2_err m2_cuda_region_take(
+	struct m2_model *model, int region, uint64_t bytes, struct m2_why *why);
+void m2_cuda_regions_free(struct m2_model *model);
+enum m2_err m2_cuda_park(struct m2_model *model, uint64_t *host_bytes, struct m2_why *why);
+enum m2_err m2_cuda_unpark(struct m2_model *model, struct m2_why *why);
 
 /* fill.c: the weights of a laid-out model, through the device's pieces. */
 enum m2_err m2_cuda_fill(struct m2_model *model, const struct m2_weight_source *source,

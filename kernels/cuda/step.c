@@ -36,6 +36,8 @@ static void plan_span(
 		o->chunk_rows[s->chunks++] = item->first + item->lead + c * M2_CHUNK;
 	if (item->lead > 0)
 		o->leads[s->leads++] = number;
+	if (item->into_window > 0 && item->into_window + item->lead > M2_CUDA_WINDOW)
+		s->crossed = true;
 	if (item->chunks > 0)
 		o->chunked[s->chunked++] = number;
 	if (item->lead + item->chunks * M2_CHUNK < n)
@@ -56,6 +58,7 @@ static void plan_item(struct m2_model *m, const struct m2_cuda_orders *o, struct
 		.first = p->rows,
 		.tokens = n,
 		.into_ring = (int32_t)(work->position % m->desc.conv_kernel),
+		.into_window = (int32_t)(work->position % M2_CUDA_WINDOW),
 	};
 	plan_span(m, o, i, work->position);
 	m->position[work->slot] += n;
