@@ -5,6 +5,7 @@
  */
 #include "kernels/cpu/cpu.h"
 
+#include <math.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <cpuid.h>
 #endif
 
+#include "common/host.h"
 #include "kernels/cpu/model.h"
 
 /* ---- device --------------------------------------------------------------------------------- */
@@ -121,28 +123,22 @@ static void device_close(struct m2_device **device)
 	free(gone);
 }
 
-/* What the kernel thinks can be had without swapping; 0 if it does not say. */
-static uint64_t memory_available(void)
-{
-	FILE *file = fopen("/proc/meminfo", "re");
-	unsigned long long kib = 0;
-	char line[256];
-	while (file != NULL && fgets(line, sizeof line, file) != NULL)
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			break;
-	if (file != NULL)
-		(void)fclose(file);
-	return (uint64_t)kib * 1024;
-}
-
 static void device_info(struct m2_device *device, struct m2_device_info *out)
 {
 	memset(out, 0, sizeof *out);
 	(void)snprintf(out->name, sizeof out->name, "cpu");
 	(void)snprintf(out->path, sizeof out->path, "%s, %d thread%s", device->kernels->name,
 		device->threads, device->threads == 1 ? "" : "s");
-	out->memory_total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
-	out->memory_free = memory_available();
+	out->memory_total = m2_host_memory();
+	out->memory_free = m2_host_available();
+}
+
+static void describe(struct m2_model *model, char *out, size_t size)
+{
+	const struct m2_matrix *m = &model->layers[0].in_proj;
+	(void)snprintf(out, size, "%s kernels, %s in panels of %d rows, %s prompts",
+		model->device->kernels->name, m2_dtype_name(m->dtype), M2_PANEL,
+		model->chunked ? "chunked" : "recurrent");
 }
 
 /* ---- slots ---------------------------------------------------------------------------------- */
@@ -174,15 +170,38 @@ static enum m2_err slot_restore(struct m2_model *model, int32_t slot, const void
 	return M2_OK;
 }
 
-/* [H][N][Pp] to [H, P, N]. */
-static void export_ssm(const struct m2_model *model, const float *from, float *to)
+/* The state of a head after the `rows` positions in its ring, as replay would write it but in double,
+ * from [N][Pp] to [P, N]. */
+static void export_head(
+	const struct m2_model *model, const float *head, const float *ring, int32_t rows, float *to)
 {
 	const int32_t P = model->desc.head_dim, N = model->desc.state_size;
 	const int32_t Pp = model->padded_dim;
-	for (int32_t h = 0; h < model->desc.n_heads; h++, from += N * Pp)
-		for (int32_t p = 0; p < P; p++)
-			for (int32_t n = 0; n < N; n++)
-				*to++ = from[n * Pp + p];
+	const float *u = m2_head_u(head, N, Pp);
+	const double *sums = m2_head_sums(head, N, Pp);
+	const double last = rows > 0 ? sums[rows - 1] : 0.0;
+	double left[M2_RING];
+	for (int32_t j = 0; j < rows; j++)
+		left[j] = exp(last - sums[j]);
+	for (int32_t p = 0; p < P; p++) {
+		for (int32_t n = 0; n < N; n++) {
+			double sum = exp(last) * (double)head[n * Pp + p];
+			for (int32_t j = 0; j < rows; j++)
+				sum += left[j] * (double)ring[n * M2_RING + j] *
+				       (double)u[j * Pp + p];
+			*to++ = (float)sum;
+		}
+	}
+}
+
+static void export_layer(const struct m2_model *model, int32_t slot, int32_t layer, float *to)
+{
+	const int32_t per_group = model->desc.n_heads / model->desc.n_groups;
+	const int32_t rows = m2_cpu_slot_head(model, slot)->row;
+	const size_t size = (size_t)model->desc.head_dim * (size_t)model->desc.state_size;
+	for (int32_t h = 0; h < model->desc.n_heads; h++, to += size)
+		export_head(model, m2_cpu_head(model, slot, layer, h),
+			m2_cpu_ring(model, slot, layer, h / per_group), rows, to);
 }
 
 static enum m2_err slot_export(struct m2_model *model, int32_t slot, float *conv, float *ssm)
@@ -198,8 +217,7 @@ static enum m2_err slot_export(struct m2_model *model, int32_t slot, float *conv
 			memcpy(conv, window + j * (size_t)model->channel_stride,
 				channels * sizeof(float));
 		if (ssm != NULL)
-			export_ssm(model, m2_cpu_ssm_state(model, slot, layer),
-				ssm + (size_t)layer * ssm_size);
+			export_layer(model, slot, layer, ssm + (size_t)layer * ssm_size);
 	}
 	return M2_OK;
 }
@@ -212,6 +230,7 @@ const struct m2_backend m2_cpu_backend = {
 	.plan = m2_cpu_plan,
 	.load = m2_cpu_load,
 	.unload = m2_cpu_unload,
+	.describe = describe,
 	.step = m2_cpu_step,
 	.slot_reset = slot_reset,
 	.slot_copy = slot_copy,

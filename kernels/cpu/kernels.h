@@ -4,7 +4,7 @@
  * Sums run in one fixed order, whatever the number of rows, tokens or threads; an element-wise
  * function gives the same bits in every lane.  Bits may differ between two instruction sets.
  *
- * Accuracy of the element-wise functions against double: exp and log1p 2 ulp, silu 4 ulp.
+ * Accuracy of the element-wise functions against double: exp and log1p 2 ulp, silu and dt 4 ulp.
  * Pure functions, no allocation, any thread.  Pointers need no alignment unless said.
  */
 #ifndef M2_KERNELS_CPU_KERNELS_H
@@ -22,24 +22,42 @@ enum {
 	M2_TILE_PANELS = 2, /* most panels of one */
 	M2_TILE_ROWS = M2_TILE_PANELS * M2_PANEL,
 	M2_HEAD_ALIGN = 16, /* head_dim is padded to this in states and scratch */
+	M2_RING = 16,       /* positions between two writings of a state; M2_CHUNK is a multiple */
 };
 
-/* One head over some tokens, for recurrence and chunk. */
+/* A head of a slot is one run of memory: its state [N][Pp] as it stood at the last multiple of M2_RING,
+ * then what came since: u = dt x of each position, [M2_RING][Pp], and the sum of dt A up to it, as
+ * double [M2_RING].  All have zeros in the padding.  Position p stands in row p % M2_RING. */
+static inline size_t m2_head_floats(int32_t state_size, int32_t padded_dim)
+{
+	return ((size_t)state_size + M2_RING) * (size_t)padded_dim +
+	       M2_RING * sizeof(double) / sizeof(float);
+}
+static inline float *m2_head_u(const float *head, int32_t state_size, int32_t padded_dim)
+{
+	return (float *)(uintptr_t)head + (size_t)state_size * (size_t)padded_dim;
+}
+static inline double *m2_head_sums(const float *head, int32_t state_size, int32_t padded_dim)
+{
+	return (double *)(void *)(m2_head_u(head, state_size, padded_dim) + M2_RING * padded_dim);
+}
+
+/* One head over some tokens, for replay and chunk. */
 struct m2_head_span {
-	float *state;   /* [N][Pp], zero in the padding */
+	float *state;   /* of the slot, cache-line aligned, with what stands behind it */
 	const float *x; /* token 0's x of this head [P]; the next token's is `stride` further */
 	const float *b; /* the same of its group's B [N] and C [N] */
 	const float *c;
 	size_t stride;
-	const float *dt;    /* of this head; the next token's is dt_stride further */
-	const float *decay; /* exp(dt A) */
+	const float *dt; /* of this head; the next token's is dt_stride further */
 	size_t dt_stride;
 	float a;            /* A */
 	const float *d;     /* D: one value, */
 	bool d_per_channel; /* or P */
-	const float *cb;    /* chunk only: [M2_CHUNK][M2_CHUNK], row m: C_m . B_k */
-	const float *ask;   /* recurrence: a state that is wanted next, which need not be there */
-	float *y;           /* token 0's output of this head [P] */
+	const float *cb;  /* chunk: [M2_CHUNK][M2_CHUNK], row m: C_m . B_k; replay: see replay_cb */
+	const float *bt;  /* replay only */
+	const float *ask; /* replay: a head that is wanted next, which need not be there */
+	float *y;         /* token 0's output of this head [P] */
 	size_t y_stride;
 	int32_t head_dim;
 	int32_t padded_dim; /* Pp */
@@ -94,19 +112,27 @@ struct m2_cpu_kernels {
 	void (*conv)(float *out, const float *const *tap, const float *w, size_t stride,
 		const float *bias, int32_t taps, int32_t n);
 
-	/* dt[i] = clamp(softplus(raw[i] + bias[i]), low, high); decay[i] = exp(dt[i] * a[i]). */
-	void (*dt)(float *dt, float *decay, const float *raw, const float *bias, const float *a,
-		float low, float high, int32_t n);
+	/* dt[i] = clamp(softplus(raw[i] + bias[i]), low, high). */
+	void (*dt)(
+		float *dt, const float *raw, const float *bias, float low, float high, int32_t n);
 
-	/* tokens (<= M2_CHUNK) by the recurrence; any number of calls gives the bits of one. */
-	void (*recurrence)(const struct m2_head_span *span, const struct m2_head_scratch *scratch,
-		int32_t tokens);
+	/* What all heads of a group need of `tokens` tokens whose positions are `row` on modulo M2_RING,
+	 * row + tokens <= M2_RING: bt[n][j], the B of position j, from ring [N][M2_RING] for those before
+	 * `row` and from the span after; and cb[t][j] = C_t . B_j for j <= row + t.  What else is in bt
+	 * and cb means nothing.  Reads b, c, stride, state_size. */
+	void (*replay_cb)(float *cb, float *bt, const float *ring, const struct m2_head_span *span,
+		int32_t row, int32_t tokens);
+
+	/* The same tokens of one head; after row M2_RING - 1 the state is written.  Any cut into calls
+	 * gives the same bits. */
+	void (*replay)(const struct m2_head_span *span, const struct m2_head_scratch *scratch,
+		int32_t row, int32_t tokens);
 
 	/* cb[m][k] = C_m . B_k of one group over a whole chunk; reads b, c, stride, state_size. */
 	void (*chunk_cb)(
 		float *cb, const struct m2_head_span *span, const struct m2_head_scratch *scratch);
 
-	/* M2_CHUNK tokens in the chunked form. */
+	/* M2_CHUNK tokens in the chunked form, from a state that was just written; so is what it leaves. */
 	void (*chunk)(const struct m2_head_span *span, const struct m2_head_scratch *scratch);
 
 	/* m2_panel_pack, m2_row_scale and m2_elements_convert (matrix.h), with the same bits. */

@@ -11,6 +11,7 @@
 #include "kernels/cpu/vec_math.h"
 #include "kernels/cpu/vec_rows.h"
 #include "kernels/cpu/vec_heads.h"
+#include "kernels/cpu/vec_replay.h"
 #include "kernels/cpu/vec_pack.h"
 #include "kernels/cpu/vec_product.h"
 
@@ -141,7 +142,8 @@ const struct m2_cpu_kernels m2_cpu_kernels_avx512 = {
 	.gate = rows_gate,
 	.conv = rows_conv,
 	.dt = rows_dt,
-	.recurrence = heads_recurrence,
+	.replay_cb = replay_cb,
+	.replay = replay,
 	.chunk_cb = heads_chunk_cb,
 	.chunk = heads_chunk,
 	.pack = pack_panel,

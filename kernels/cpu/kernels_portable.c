@@ -10,6 +10,7 @@
 #include "kernels/cpu/vec_math.h"
 #include "kernels/cpu/vec_rows.h"
 #include "kernels/cpu/vec_heads.h"
+#include "kernels/cpu/vec_replay.h"
 #include "kernels/cpu/vec_product.h"
 
 static inline float from_bits(uint32_t bits)
@@ -94,7 +95,8 @@ const struct m2_cpu_kernels m2_cpu_kernels_portable = {
 	.gate = rows_gate,
 	.conv = rows_conv,
 	.dt = rows_dt,
-	.recurrence = heads_recurrence,
+	.replay_cb = replay_cb,
+	.replay = replay,
 	.chunk_cb = heads_chunk_cb,
 	.chunk = heads_chunk,
 	.pack = m2_panel_pack,

@@ -117,6 +117,8 @@ static void lay_out_threads(struct m2_model *m, struct m2_carve *carve, size_t w
 		t->head.mixed = m2_carve_take(carve, M2_CHUNK * M2_CHUNK, sizeof(float));
 		t->head.bt =
 			m2_carve_take(carve, M2_CHUNK * (size_t)m->desc.state_size, sizeof(float));
+		t->cb = m2_carve_take(carve, M2_RING * M2_RING, sizeof(float));
+		t->bt = m2_carve_take(carve, M2_RING * (size_t)m->desc.state_size, sizeof(float));
 	}
 }
 
@@ -148,7 +150,6 @@ static void lay_out_workspace(struct m2_model *m, struct m2_carve *carve)
 	m->in_out = m2_carve_take(carve, tokens, m->in_stride * sizeof(float));
 	m->xbc = m2_carve_take(carve, tokens, (size_t)m->channel_stride * sizeof(float));
 	m->dt = m2_carve_take(carve, tokens, heads * sizeof(float));
-	m->decay = m2_carve_take(carve, tokens, heads * sizeof(float));
 	m->y = m2_carve_take(carve, tokens, (size_t)m2_desc_d_ssm(desc) * sizeof(float));
 	m->cb = m2_carve_take(carve, chunks * (size_t)desc->n_groups,
 		(size_t)M2_CHUNK * M2_CHUNK * sizeof(float));
@@ -162,10 +163,27 @@ static void lay_out_state(struct m2_model *m, struct m2_carve *carve)
 {
 	const size_t layers = (size_t)m->desc.n_layers;
 	m->conv_floats = (size_t)(m->desc.conv_kernel - 1) * (size_t)m->channel_stride;
-	m->ssm_floats =
-		(size_t)m->desc.n_heads * (size_t)m->padded_dim * (size_t)m->desc.state_size;
-	m->slot_floats = layers * (m->conv_floats + m->ssm_floats);
+	m->head_floats = m2_head_floats(m->desc.state_size, m->padded_dim);
+	m->ssm_floats = (size_t)m->desc.n_heads * m->head_floats +
+			(size_t)m->desc.n_groups * (size_t)m->desc.state_size * M2_RING;
+	m->slot_floats = sizeof(struct m2_cpu_slot_head) / sizeof(float) +
+			 layers * (m->conv_floats + m->ssm_floats);
 	m->state = m2_carve_take(carve, (size_t)m->slots, m->slot_floats * sizeof(float));
+}
+
+/* See m2_footprint: of the convolution all columns but the oldest move down; the state is read, and
+ * written once in M2_RING positions; of what stands beside it half the rows are read and one is written,
+ * but all lines of B, whose positions lie side by side. */
+static uint64_t step_bytes(const struct m2_model *m)
+{
+	const uint64_t N = (uint64_t)m->desc.state_size, Pp = (uint64_t)m->padded_dim;
+	const uint64_t row = Pp * sizeof(float) + sizeof(double);
+	const uint64_t head =
+		N * Pp * sizeof(float) / M2_RING * (M2_RING + 1) + row * (M2_RING + 1) / 2;
+	const uint64_t ring = N * M2_RING * sizeof(float);
+	return (uint64_t)m->desc.n_layers *
+	       (2 * m->conv_floats * sizeof(float) + (uint64_t)m->desc.n_heads * head +
+		       2 * (uint64_t)m->desc.n_groups * ring);
 }
 
 /* Everything about the model but the contents; on paper if the regions are not there yet. */
@@ -185,6 +203,7 @@ static bool lay_out(struct m2_model *m, const struct m2_weight_source *source,
 		.state = carve[STATE].used,
 		.workspace = carve[WORKSPACE].used,
 		.per_slot = m->slot_floats * sizeof(float),
+		.per_step = step_bytes(m),
 	};
 	return !carve[WEIGHTS].overflow && !carve[STATE].overflow && !carve[WORKSPACE].overflow;
 }

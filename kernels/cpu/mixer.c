@@ -1,7 +1,8 @@
 /* mixer.c - the phases of a layer between its two projections.
  *
  * Convolution (threads share the channels), the C.B products of whole chunks (shared by all heads
- * of a group), the heads, and the gate with its norm (threads share the tokens).
+ * of a group), the heads, and the gate with its norm (threads share the tokens).  Those of replayed
+ * tokens are so little work that each thread makes what its heads need.
  */
 #include "kernels/cpu/project.h"
 #include "kernels/cpu/share.h"
@@ -69,9 +70,9 @@ static void convolve_all(
 	m2_cpu_share(m, thread, m->all.tokens, &first, &end);
 	for (int32_t t = first; t < end; t++) {
 		const size_t at = (size_t)t * (size_t)m->desc.n_heads;
-		m->device->kernels->dt(m->dt + at, m->decay + at,
+		m->device->kernels->dt(m->dt + at,
 			m->in_out + (size_t)t * m->in_stride + parts_of(&m->desc).dt,
-			layer->dt_bias, layer->a, m->desc.dt_min, m->desc.dt_max, m->desc.n_heads);
+			layer->dt_bias, m->desc.dt_min, m->desc.dt_max, m->desc.n_heads);
 	}
 }
 
@@ -94,7 +95,6 @@ static struct m2_head_span span_of(struct m2_model *m, const struct m2_cpu_layer
 		.c = xbc + d_ssm + (desc->n_groups + group) * N,
 		.stride = (size_t)m->channel_stride,
 		.dt = m->dt + dt,
-		.decay = m->decay + dt,
 		.dt_stride = (size_t)desc->n_heads,
 		.a = layer->a[head],
 		.d = layer->d + (desc->d_per_channel ? head * P : head),
@@ -127,51 +127,79 @@ static void chunks_cb(struct m2_model *m, const struct m2_cpu_layer *layer, int3
 	}
 }
 
-/* Rows [row, row + tokens) by the recurrence. */
-static void recur(struct m2_model *m, const struct m2_cpu_layer *layer, int32_t head, float *state,
-	const float *ask, int32_t row, int32_t tokens, const struct m2_head_scratch *scratch)
-{
-	for (int32_t done = 0; done < tokens; done += M2_CHUNK) {
-		struct m2_head_span span = span_of(m, layer, head, state, row + done);
-		span.ask = ask;
-		m->device->kernels->recurrence(
-			&span, scratch, tokens - done < M2_CHUNK ? tokens - done : M2_CHUNK);
-	}
-}
+/* Some heads of an item. */
+struct some_heads {
+	const struct m2_cpu_layer *layer;
+	int32_t index; /* of the layer */
+	int32_t item;
+	int32_t first;
+	int32_t end;
+};
 
-/* Head `head` of an item, and of the next item behind the last; the last one's own behind that. */
-static float *state_of(struct m2_model *m, int32_t index, int32_t item, int32_t head)
+/* What comes behind head `head`: that of the next item behind the last; the last one's own behind that. */
+static const float *next_head(struct m2_model *m, const struct some_heads *some, int32_t head)
 {
 	const int32_t n = m->desc.n_heads;
-	if (head == n && item + 1 < m->n_items)
-		return m2_cpu_ssm_state(m, m->items[item + 1].slot, index);
-	head = head < n ? head : n - 1;
-	return m2_cpu_ssm_state(m, m->items[item].slot, index) +
-	       (size_t)head * (size_t)m->desc.state_size * (size_t)m->padded_dim;
+	if (head + 1 == n && some->item + 1 < m->n_items)
+		return m2_cpu_head(m, m->items[some->item + 1].slot, some->index, 0);
+	return m2_cpu_head(
+		m, m->items[some->item].slot, some->index, head + 1 < n ? head + 1 : head);
 }
 
-/* Heads [first, end) of an item.  Chunk after chunk: what all heads of a group read of it is then
- * still in the cache. */
-static void heads_of_item(struct m2_model *m, const struct m2_cpu_layer *layer, int32_t index,
-	int32_t item, int32_t first, int32_t end, const struct m2_head_scratch *scratch)
+/* Tokens of one piece of the ring, in rows `row` on of the buffers and `ring` on of the ring. */
+static void replay_piece(struct m2_model *m, const struct some_heads *some, int32_t row,
+	int32_t ring, int32_t tokens, struct m2_cpu_thread *own)
 {
-	const struct m2_cpu_item *it = &m->items[item];
+	const struct m2_cpu_kernels *k = m->device->kernels;
+	const int32_t slot = m->items[some->item].slot;
+	const int32_t per_group = m->desc.n_heads / m->desc.n_groups;
+	for (int32_t h = some->first; h < some->end; h++) {
+		const int32_t group = h / per_group;
+		struct m2_head_span span =
+			span_of(m, some->layer, h, m2_cpu_head(m, slot, some->index, h), row);
+		if (own->cb_row != row || own->cb_group != group)
+			k->replay_cb(own->cb, own->bt, m2_cpu_ring(m, slot, some->index, group),
+				&span, ring, tokens);
+		own->cb_row = row;
+		own->cb_group = group;
+		span.cb = own->cb;
+		span.bt = own->bt;
+		span.ask = next_head(m, some, h);
+		k->replay(&span, &own->head, ring, tokens);
+	}
+}
+
+/* `tokens` tokens from row `row` of the buffers and `ring` of the ring on: cut where the ring ends. */
+static void replay_run(struct m2_model *m, const struct some_heads *some, int32_t row, int32_t ring,
+	int32_t tokens, struct m2_cpu_thread *own)
+{
+	while (tokens > 0) {
+		const int32_t n = tokens < M2_RING - ring ? tokens : M2_RING - ring;
+		replay_piece(m, some, row, ring, n, own);
+		row += n;
+		tokens -= n;
+		ring = 0;
+	}
+}
+
+/* Chunk after chunk: what all heads of a group read of it is then still in the cache. */
+static void heads_of_item(
+	struct m2_model *m, const struct some_heads *some, struct m2_cpu_thread *own)
+{
+	const struct m2_cpu_item *it = &m->items[some->item];
 	const int32_t per_group = m->desc.n_heads / m->desc.n_groups;
 	const int32_t tail = it->lead + it->chunks * M2_CHUNK;
-	for (int32_t h = first; h < end && it->lead > 0; h++)
-		recur(m, layer, h, state_of(m, index, item, h), state_of(m, index, item, h + 1),
-			it->first, it->lead, scratch);
+	replay_run(m, some, it->first, it->ring, it->lead, own);
 	for (int32_t c = 0; c < it->chunks; c++) {
-		for (int32_t h = first; h < end; h++) {
-			struct m2_head_span span = span_of(m, layer, h, state_of(m, index, item, h),
-				it->first + it->lead + c * M2_CHUNK);
+		for (int32_t h = some->first; h < some->end; h++) {
+			struct m2_head_span span =
+				span_of(m, some->layer, h, m2_cpu_head(m, it->slot, some->index, h),
+					it->first + it->lead + c * M2_CHUNK);
 			span.cb = cb_of(m, it->first_chunk + c, h / per_group);
-			m->device->kernels->chunk(&span, scratch);
+			m->device->kernels->chunk(&span, &own->head);
 		}
 	}
-	for (int32_t h = first; h < end && tail < it->tokens; h++)
-		recur(m, layer, h, state_of(m, index, item, h), state_of(m, index, item, h + 1),
-			it->first + tail, it->tokens - tail, scratch);
+	replay_run(m, some, it->first + tail, 0, it->tokens - tail, own);
 }
 
 /* Part i is head i % n_heads of item i / n_heads: a long prompt beside single tokens is shared by all
@@ -180,17 +208,48 @@ static void heads(
 	struct m2_model *m, const struct m2_cpu_layer *layer, int32_t index, int32_t thread)
 {
 	const int32_t n = m->desc.n_heads;
+	struct m2_cpu_thread *own = &m->threads[thread];
 	struct m2_cpu_taking taking =
-		m2_cpu_begin(m, thread, n * m->n_items, m->n_chunks > 0 ? HEADS : 1);
+		m2_cpu_begin(m, thread, n * m->n_items, m->all.tokens > m->n_items ? HEADS : 1);
 	int32_t first, end;
+	own->cb_row = -1;
 	while (m2_cpu_take(m, thread, &taking, &first, &end)) {
 		while (first < end) {
 			const int32_t item = first / n, head = first % n;
 			const int32_t more = end - first < n - head ? end - first : n - head;
-			heads_of_item(
-				m, layer, index, item, head, head + more, &m->threads[thread].head);
+			const struct some_heads some = {layer, index, item, head, head + more};
+			heads_of_item(m, &some, own);
 			first += more;
 		}
+	}
+}
+
+/* The last of `tokens` tokens from row `row` of the buffers and `ring` of the ring on leave their B. */
+static void keep_run(struct m2_model *m, const struct m2_cpu_layer *layer, int32_t index,
+	int32_t slot, int32_t row, int32_t ring, int32_t tokens)
+{
+	const int32_t N = m->desc.state_size, heads = m->desc.n_heads / m->desc.n_groups;
+	for (int32_t group = 0; group < m->desc.n_groups; group++) {
+		const struct m2_head_span span = span_of(m, layer, group * heads, NULL, row);
+		float *columns = m2_cpu_ring(m, slot, index, group);
+		for (int32_t t = tokens < M2_RING ? 0 : tokens - M2_RING; t < tokens; t++)
+			for (int32_t n = 0; n < N; n++)
+				columns[n * M2_RING + (ring + t) % M2_RING] =
+					span.b[(size_t)t * span.stride + (size_t)n];
+	}
+}
+
+/* Once all heads have read their rings: the new B into them. */
+static void keep_all(
+	struct m2_model *m, const struct m2_cpu_layer *layer, int32_t index, int32_t thread)
+{
+	int32_t first, end;
+	m2_cpu_share(m, thread, m->n_items, &first, &end);
+	for (int32_t i = first; i < end; i++) {
+		const struct m2_cpu_item *it = &m->items[i];
+		const int32_t tail = it->lead + it->chunks * M2_CHUNK;
+		keep_run(m, layer, index, it->slot, it->first, it->ring, it->lead);
+		keep_run(m, layer, index, it->slot, it->first + tail, 0, it->tokens - tail);
 	}
 }
 
@@ -233,6 +292,7 @@ void m2_cpu_mix(
 	heads(model, layer, index, thread);
 	m2_cpu_ask(model, thread, &layer->out_proj, &model->all);
 	m2_pool_barrier(pool);
+	keep_all(model, layer, index, thread);
 	float *packed = m2_cpu_packed(model, &model->all, thread);
 	m2_cpu_inputs(model, &model->all, thread, &first, &end);
 	for (int32_t t = first; t < end; t++) {

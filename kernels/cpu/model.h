@@ -1,8 +1,10 @@
 /* model.h - a model resident in the cpu backend; private to kernels/cpu and its tests.
  *
  * Three regions hold all of it: weights, state, workspace; this struct is the first piece of the
- * workspace.  A slot is one run of floats: per layer the last K-1 raw columns of the convolution,
- * oldest first, [K-1][channel_stride]; then per layer and head the state [N][padded_dim].
+ * workspace.  A slot is one run of floats: struct m2_cpu_slot_head; per layer the last K-1 raw columns
+ * of the convolution, oldest first, [K-1][channel_stride]; then per layer its heads (kernels.h) and per
+ * group the newest B, [N][M2_RING], position p in column p % M2_RING.  Every token that is computed
+ * alone leaves its row and columns, so the bytes are its tokens' alone, whatever the cuts.
  */
 #ifndef M2_KERNELS_CPU_MODEL_H
 #define M2_KERNELS_CPU_MODEL_H
@@ -41,6 +43,11 @@ struct m2_cpu_layer {
 	float *out_bias;
 };
 
+/* Of positions since the states were written: what slot_export cannot see in them. */
+struct m2_cpu_slot_head {
+	_Alignas(M2_CPU_ALIGN) int32_t row; /* position % M2_RING */
+};
+
 /* Buffers of one thread, and what of its part of a phase has been taken; see share.h. */
 struct m2_cpu_thread {
 	_Alignas(M2_CPU_ALIGN) atomic_int taken[2];
@@ -50,14 +57,19 @@ struct m2_cpu_thread {
 	float *packed; /* inputs of a product of at most M2_FEW tokens, as in m2_model */
 	float *row;    /* the longest input of a product */
 	struct m2_head_scratch head;
+	float *cb; /* of replay_cb, [M2_RING][M2_RING], of row cb_row of the buffers and cb_group */
+	float *bt; /* [N][M2_RING] */
+	int32_t cb_row;
+	int32_t cb_group;
 };
 
 /* An item of the step in progress: its tokens stand in rows `first` on of all buffers; the first
- * `lead` and the last `tail` go by the recurrence, `chunks` whole chunks between them. */
+ * `lead` and those behind the chunks are replayed, `chunks` whole chunks between them. */
 struct m2_cpu_item {
 	int32_t slot;
 	int32_t first;
 	int32_t tokens;
+	int32_t ring; /* row of the first in its ring */
 	int32_t lead;
 	int32_t chunks;
 	int32_t first_chunk; /* index of the first of them in the step */
@@ -93,7 +105,8 @@ struct m2_model {
 	int32_t padded_dim;
 	int32_t channel_stride;
 	size_t conv_floats; /* of one layer of one slot */
-	size_t ssm_floats;
+	size_t head_floats; /* of one head of that */
+	size_t ssm_floats;  /* of all heads and groups of that */
 	float *state;
 	size_t slot_floats;
 
@@ -120,7 +133,6 @@ struct m2_model {
 	float *in_out;    /* [max_tokens][in_stride]: z0 x0 z xBC dt */
 	float *xbc;       /* [max_tokens][channel_stride], after the convolution */
 	float *dt;        /* [max_tokens][H] */
-	float *decay;     /* [max_tokens][H] */
 	float *y;         /* [max_tokens][Ds] */
 	float *cb;        /* [max_tokens / M2_CHUNK][G][M2_CHUNK][M2_CHUNK] */
 	float *pick_rows; /* [max_items][V], logits that only a pick is made of */
@@ -153,15 +165,30 @@ static inline float *m2_cpu_slot(const struct m2_model *model, int32_t slot)
 	return model->state + (size_t)slot * model->slot_floats;
 }
 
-static inline float *m2_cpu_conv_state(const struct m2_model *model, int32_t slot, int32_t layer)
+static inline struct m2_cpu_slot_head *m2_cpu_slot_head(const struct m2_model *model, int32_t slot)
 {
-	return m2_cpu_slot(model, slot) + (size_t)layer * model->conv_floats;
+	return (struct m2_cpu_slot_head *)(void *)m2_cpu_slot(model, slot);
 }
 
-static inline float *m2_cpu_ssm_state(const struct m2_model *model, int32_t slot, int32_t layer)
+static inline float *m2_cpu_conv_state(const struct m2_model *model, int32_t slot, int32_t layer)
 {
-	return m2_cpu_slot(model, slot) + (size_t)model->desc.n_layers * model->conv_floats +
-	       (size_t)layer * model->ssm_floats;
+	return m2_cpu_slot(model, slot) + sizeof(struct m2_cpu_slot_head) / sizeof(float) +
+	       (size_t)layer * model->conv_floats;
+}
+
+static inline float *m2_cpu_head(
+	const struct m2_model *model, int32_t slot, int32_t layer, int32_t head)
+{
+	return m2_cpu_conv_state(model, slot, model->desc.n_layers) +
+	       (size_t)layer * model->ssm_floats + (size_t)head * model->head_floats;
+}
+
+/* The newest B of a group. */
+static inline float *m2_cpu_ring(
+	const struct m2_model *model, int32_t slot, int32_t layer, int32_t group)
+{
+	return m2_cpu_head(model, slot, layer, model->desc.n_heads) +
+	       (size_t)group * (size_t)model->desc.state_size * M2_RING;
 }
 
 /* The part [*first, *end) of `total` that is this thread's. */

@@ -27,16 +27,20 @@ static void plan_item(
 {
 	const int32_t n = work->n_tokens;
 	const int32_t into_chunk = (int32_t)(work->position % M2_CHUNK);
+	struct m2_cpu_slot_head *head = m2_cpu_slot_head(m, work->slot);
 	int32_t lead = into_chunk == 0 ? 0 : M2_CHUNK - into_chunk;
 	lead = lead < n && m->chunked ? lead : n;
 	*item = (struct m2_cpu_item){
 		.slot = work->slot,
 		.first = first,
 		.tokens = n,
+		.ring = into_chunk % M2_RING,
 		.lead = lead,
 		.chunks = (n - lead) / M2_CHUNK,
 		.first_chunk = m->n_chunks,
 	};
+	assert(head->row == item->ring);
+	head->row = (item->ring + n) % M2_RING;
 	for (int32_t c = 0; c < item->chunks; c++)
 		m->chunk_first[m->n_chunks++] = first + lead + c * M2_CHUNK;
 }

@@ -13,6 +13,8 @@ typedef __m256 vf;
 enum {
 	VF_LANES = 8,
 	VF_WIDE = 2, /* 16 floats: two loops' worth of the 16 registers */
+	VF_LONG = 4, /* 32 floats */
+	VF_STREAMS = 2,
 };
 
 static inline __m256i vf_mask(int32_t n)

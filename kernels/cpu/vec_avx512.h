@@ -19,6 +19,8 @@ typedef __m512 vf;
 enum {
 	VF_LANES = 16,
 	VF_WIDE = 4, /* vectors of a wide block of a head's width: 64 floats */
+	VF_LONG = 4, /* of a block of one row by VF_STREAMS streams */
+	VF_STREAMS = 4,
 };
 
 static inline __mmask16 vf_mask(int32_t n)

@@ -1,11 +1,7 @@
-/* vec_heads.h - the state space part, one head at a time: recurrence and chunked form.
+/* vec_heads.h - the state space part, one head at a time: what both forms share, and the chunked form.
  *
  * Written in the vector of the file that includes this.  Vectors lie along the head's width P, so
  * the state is [N][Pp]: x is a vector, B and C are broadcast, y needs no horizontal sum.
- *
- * Recurrence: a block of 4 states n by one strip of P stays in registers for all tokens of the
- * call; y is summed over n in ascending order, block after block, which is the same chain whether
- * one token is computed or 64: the same bits.
  *
  * Chunked form (Dao & Gu 2024, section 6; s_k is the sum of dt A over tokens 0..k of the chunk):
  *   y_m = exp(s_m) C_m S + sum_{k<=m} (C_m . B_k) exp(s_m - s_k) dt_k x_k
@@ -30,19 +26,16 @@ enum {
 	VF_BLOCK = 4,                        /* rows of a block */
 };
 
-/* scratch->x = dt x, zero in the padding; scratch->y = 0. */
-static void heads_prepare(
-	const struct m2_head_span *span, const struct m2_head_scratch *scratch, int32_t tokens)
+/* u = dt x, zero in the padding. */
+static void heads_inputs(float *u, const struct m2_head_span *span, int32_t tokens)
 {
 	const int32_t P = span->head_dim, Pp = span->padded_dim;
 	for (int32_t t = 0; t < tokens; t++) {
 		const float *x = span->x + (size_t)t * span->stride;
 		const vf dt = vf_set1(span->dt[(size_t)t * span->dt_stride]);
-		float *to = scratch->x + t * Pp;
 		for (int32_t i = 0; i < Pp; i += VF_LANES) {
 			const vf v = i < P ? vf_load_n(x + i, P - i) : vf_set1(0.0f);
-			vf_store(to + i, vf_mul(dt, v));
-			vf_store(scratch->y + t * Pp + i, vf_set1(0.0f));
+			vf_store(u + t * Pp + i, vf_mul(dt, v));
 		}
 	}
 }
@@ -62,87 +55,6 @@ static void heads_finish(
 			vf_store_n(y + i, vf_fma(d, vf_load_n(x + i, P - i), sum), P - i);
 		}
 	}
-}
-
-/* With few tokens memory is the limit: the same part of the state that comes next. */
-M2_INLINE void recurrence_ask(
-	const struct m2_head_span *span, int32_t n, int32_t p, const int rows, const int vectors)
-{
-	const float *at = span->ask + n * span->padded_dim + p;
-	M2_UNROLL
-	for (int i = 0; i < rows; i++)
-		M2_UNROLL
-	for (int v = 0; v < vectors * VF_LANES; v += 16)
-		__builtin_prefetch(at + i * span->padded_dim + v, 1, 2);
-}
-
-/* States n..n+rows of the strip at p, over all tokens. */
-M2_INLINE void recurrence_block(const struct m2_head_span *span,
-	const struct m2_head_scratch *scratch, int32_t tokens, int32_t n, int32_t p, const int rows,
-	const int vectors)
-{
-	const int32_t Pp = span->padded_dim;
-	float *state = span->state + n * Pp + p;
-	const float *b = span->b + n, *c = span->c + n, *decay = span->decay;
-	const float *x = scratch->x + p;
-	float *y = scratch->y + p;
-	vf s[VF_BLOCK][VF_WIDE];
-
-	recurrence_ask(span, n, p, rows, vectors);
-	M2_UNROLL
-	for (int i = 0; i < rows; i++)
-		M2_UNROLL
-	for (int v = 0; v < vectors; v++)
-		s[i][v] = vf_load(state + i * Pp + v * VF_LANES);
-	for (int32_t t = 0; t < tokens; t++) {
-		const vf a = vf_set1(*decay);
-		M2_UNROLL
-		for (int v = 0; v < vectors; v++) {
-			const vf xv = vf_load(x + v * VF_LANES);
-			vf sum = vf_load(y + v * VF_LANES);
-			M2_UNROLL
-			for (int i = 0; i < rows; i++) {
-				s[i][v] = vf_fma(vf_set1(b[i]), xv, vf_mul(a, s[i][v]));
-				sum = vf_fma(vf_set1(c[i]), s[i][v], sum);
-			}
-			vf_store(y + v * VF_LANES, sum);
-		}
-		b += span->stride;
-		c += span->stride;
-		decay += span->dt_stride;
-		x += Pp;
-		y += Pp;
-	}
-	M2_UNROLL
-	for (int i = 0; i < rows; i++)
-		M2_UNROLL
-	for (int v = 0; v < vectors; v++)
-		vf_store(state + i * Pp + v * VF_LANES, s[i][v]);
-}
-
-static void heads_recurrence(
-	const struct m2_head_span *span, const struct m2_head_scratch *scratch, int32_t tokens)
-{
-	const int32_t N = span->state_size, Pp = span->padded_dim;
-	heads_prepare(span, scratch, tokens);
-	for (int32_t p = 0; p < Pp;) {
-		const bool wide = Pp - p >= VF_WIDE * VF_LANES;
-		int32_t n = 0;
-		for (; n + VF_BLOCK <= N; n += VF_BLOCK) {
-			if (wide)
-				recurrence_block(span, scratch, tokens, n, p, VF_BLOCK, VF_WIDE);
-			else
-				recurrence_block(span, scratch, tokens, n, p, VF_BLOCK, VF_STRIP);
-		}
-		for (; n < N; n++) {
-			if (wide)
-				recurrence_block(span, scratch, tokens, n, p, 1, VF_WIDE);
-			else
-				recurrence_block(span, scratch, tokens, n, p, 1, VF_STRIP);
-		}
-		p += (wide ? VF_WIDE : VF_STRIP) * VF_LANES;
-	}
-	heads_finish(span, scratch, tokens);
 }
 
 /* out[rows, width] = keep * out + a[rows, depth] . v[depth, width]; element (i, k) of a is at
@@ -283,7 +195,7 @@ static void heads_chunk(const struct m2_head_span *span, const struct m2_head_sc
 	chunk_exp(in, in);
 	chunk_exp(out, out);
 	chunk_mixed(scratch->mixed, span->cb, s);
-	heads_prepare(span, scratch, M2_CHUNK);
+	heads_inputs(scratch->x, span, M2_CHUNK);
 
 	struct small_product y = {
 		.out = scratch->y,

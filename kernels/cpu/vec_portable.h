@@ -16,6 +16,8 @@ typedef uint32_t vu __attribute__((vector_size(16)));
 enum {
 	VF_LANES = 4,
 	VF_WIDE = 4, /* 16 floats */
+	VF_LONG = 4,
+	VF_STREAMS = 1,
 };
 
 static inline vf vf_set1(float x)

@@ -56,15 +56,13 @@ static void rows_conv(float *out, const float *const *tap, const float *w, size_
 	}
 }
 
-static void rows_dt(float *dt, float *decay, const float *raw, const float *bias, const float *a,
-	float low, float high, int32_t n)
+static void rows_dt(
+	float *dt, const float *raw, const float *bias, float low, float high, int32_t n)
 {
 	for (int32_t i = 0; i < n; i += VF_LANES) {
 		vf v = vf_add(vf_load_n(raw + i, n - i), vf_load_n(bias + i, n - i));
 		v = vf_softplus(v);
-		v = vf_max(vf_set1(low), vf_min(vf_set1(high), v));
-		vf_store_n(dt + i, v, n - i);
-		vf_store_n(decay + i, vf_exp(vf_mul(v, vf_load_n(a + i, n - i))), n - i);
+		vf_store_n(dt + i, vf_max(vf_set1(low), vf_min(vf_set1(high), v)), n - i);
 	}
 }
 

@@ -45,6 +45,12 @@ static void device_info(struct m2_device *device, struct m2_device_info *out)
 	out->memory_free = (uint64_t)sysconf(_SC_AVPHYS_PAGES) * page;
 }
 
+static void describe(struct m2_model *model, char *out, size_t size)
+{
+	(void)model;
+	(void)snprintf(out, size, "the definition, token by token");
+}
+
 static enum m2_err step(
 	struct m2_model *model, const struct m2_work *items, int32_t count, struct m2_why *why)
 {
@@ -123,6 +129,7 @@ const struct m2_backend M2_REF(backend) = {
 	.plan = M2_REF(plan),
 	.load = M2_REF(load),
 	.unload = M2_REF(unload),
+	.describe = describe,
 	.step = step,
 	.slot_reset = slot_reset,
 	.slot_copy = slot_copy,

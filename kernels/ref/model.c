@@ -68,6 +68,7 @@ enum m2_err M2_REF(plan)(struct m2_device *device, const struct m2_model_desc *d
 	out->weights = weights;
 	out->state = state;
 	out->per_slot = per_slot;
+	out->per_step = 2 * per_slot;
 	out->workspace = sizeof(struct m2_model) + pointer_bytes(desc) +
 			 work_elements(desc) * sizeof(m2_real) +
 			 (size_t)desc->vocab_rows * sizeof(float) +

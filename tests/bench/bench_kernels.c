@@ -4,8 +4,9 @@
  * random weights (the numbers do not depend on them).  Everything is measured in rounds, one of each
  * kind after the other, and a round reads memory once, with as many threads and over as many bytes
  * as the model has, between the steps: on a shared machine what memory gives changes from second to
- * second.  Printed are the median of the rounds and the best; the share is the median of (bytes that
- * a step must move: weights once, each state read and written) / time, as a part of the bandwidth
+ * second.  Sequences of a batch stand at different positions, since a step does more at some of them.
+ * Printed are the median of the rounds and the best; the share is the median of (bytes that a step must
+ * move: weights once, and m2_footprint's per_step of each state) / time, as a part of the bandwidth
  * of the same round.  A model that fits a cache may show more than all of it, and so may a large
  * batch, whose states are written back while others are read.  Figures, not judgements.
  *
@@ -20,7 +21,14 @@
 
 #include "kernels/cpu/model.h"
 
-enum { BATCH = 32, LONG = 2048, TABLE = 1 << 16, MOST_ROUNDS = 200, MOST_READ = 512 << 20 };
+enum {
+	BATCH = 32,
+	PLACES = 16,
+	LONG = 2048,
+	TABLE = 1 << 16,
+	MOST_ROUNDS = 200,
+	MOST_READ = 512 << 20
+};
 
 struct settings {
 	const char *shape; /* NULL: 130m and demo */
@@ -175,7 +183,7 @@ enum { B1, B8, B32, P512, P2048, KINDS };
 static const struct {
 	const char *name;
 	int32_t batch, tokens, steps; /* steps of a round: the first of several warms up */
-} kinds[KINDS] = {{"B=1", 1, 1, 6}, {"B=8", 8, 1, 3}, {"B=32", BATCH, 1, 2}, {"512", 1, 512, 1},
+} kinds[KINDS] = {{"B=1", 1, 1, 17}, {"B=8", 8, 1, 3}, {"B=32", BATCH, 1, 2}, {"512", 1, 512, 1},
 	{"2048", 1, LONG, 1}};
 
 struct bench {
@@ -192,31 +200,34 @@ struct bench {
 	double limit[MOST_ROUNDS];
 };
 
-/* The mean of the later steps of a round; of the only one. */
-static double one_round(struct bench *b, int kind, int64_t *position)
+/* The mean of the later steps of a round, before which sequence i of a batch gets i tokens modulo PLACES;
+ * of the only one. */
+static double one_round(struct bench *b, int kind)
 {
 	struct m2_work items[BATCH];
 	double took = 0;
 	for (int32_t i = 0; i < kinds[kind].batch; i++) {
+		const int32_t tokens = kinds[kind].tokens > 1 ? kinds[kind].tokens : 1 + i % PLACES;
 		items[i] = (struct m2_work){
 			.slot = i,
-			.n_tokens = kinds[kind].tokens,
-			.tokens = &b->tokens[kinds[kind].tokens > 1 ? 0 : i],
-			.logits_first = kinds[kind].tokens - 1,
+			.n_tokens = tokens,
+			.tokens = b->tokens,
+			.logits_first = tokens - 1,
 			.logits = b->logits + (size_t)i * (size_t)b->vocab_rows,
 		};
 		(void)b->backend->slot_reset(b->model, i);
 	}
-	*position = 0;
 	for (int32_t step = 0; step < kinds[kind].steps; step++) {
-		for (int32_t i = 0; i < kinds[kind].batch; i++)
-			items[i].position = *position;
 		const double start = now();
 		if (b->backend->step(b->model, items, kinds[kind].batch, NULL) != M2_OK)
 			return NAN;
 		if (step > 0 || kinds[kind].steps == 1)
 			took += now() - start;
-		*position += kinds[kind].tokens;
+		for (int32_t i = 0; i < kinds[kind].batch; i++) {
+			items[i].position += items[i].n_tokens;
+			items[i].n_tokens = 1;
+			items[i].logits_first = 0;
+		}
 	}
 	return took / (kinds[kind].steps > 1 ? kinds[kind].steps - 1 : 1);
 }
@@ -241,7 +252,6 @@ static bool wanted(const struct settings *s, int kind)
 static void report(struct bench *b, const struct settings *s, const char *shape, const char *dtype)
 {
 	const double weights = (double)b->footprint.weights;
-	int64_t position;
 	for (int32_t round = -1; round < s->rounds; round++) {
 		const int32_t at = round < 0 ? 0 : round; /* the first warms up */
 		b->limit[at] = bandwidth(&b->measure);
@@ -249,8 +259,8 @@ static void report(struct bench *b, const struct settings *s, const char *shape,
 			if (!wanted(s, kind))
 				continue;
 			const double bytes =
-				weights + 2.0 * kinds[kind].batch * (double)b->footprint.per_slot;
-			b->took[kind][at] = one_round(b, kind, &position);
+				weights + kinds[kind].batch * (double)b->footprint.per_step;
+			b->took[kind][at] = one_round(b, kind);
 			b->share[kind][at] = bytes / b->took[kind][at] / b->limit[at];
 		}
 	}
@@ -278,7 +288,7 @@ static int run(const struct settings *s, const char *shape, const char *dtype, s
 		.weights = strcmp(dtype, "int8") == 0 ? M2_DTYPE_INT8 : M2_DTYPE_NONE,
 		.state = M2_DTYPE_F32,
 		.slots = s->decode ? BATCH : 1,
-		.max_tokens = s->prefill ? LONG : BATCH,
+		.max_tokens = s->prefill ? LONG : BATCH * PLACES,
 		.max_items = BATCH};
 	const struct m2_device_options device = {.threads = threads, .isa = s->isa};
 	static struct bench b;
