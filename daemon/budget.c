@@ -1,4 +1,5 @@
-/* budget.c - see budget.h: from the cheapest way to make room to the dearest. */
+/* budget.c - see budget.h: from the cheapest way to make room to the dearest, and room in host memory for those
+ * that make it. */
 #include "daemon/budget.h"
 
 #include <stdlib.h>
@@ -183,4 +184,25 @@ struct m2_budget_outcome m2_budget_decide(
 	else
 		out.until_ns = next_stay(q, rows, count);
 	return out;
+}
+
+/* ---- host memory -------------------------------------------------------------------------------- */
+
+bool m2_budget_park(const struct m2_budget_question *q, uint64_t used_ns,
+	struct m2_budget_row *rows, size_t *order, size_t count)
+{
+	uint64_t used = 0;
+	size_t n = 0;
+	for (size_t i = 0; i < count; i++) {
+		rows[i].chosen = false;
+		used = add(used, rows[i].bytes);
+		if (may_leave(&rows[i]) && rows[i].used_ns < used_ns)
+			insert(rows, order, n++, i, BY_USE);
+	}
+	if (q->need > q->budget)
+		return false;
+	const uint64_t after = add(used, q->need);
+	const uint64_t over = after > q->budget ? after - q->budget : 0;
+	const uint64_t more = q->need > q->free ? q->need - q->free : 0;
+	return choose(rows, order, n, over > more ? over : more);
 }

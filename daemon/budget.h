@@ -15,6 +15,9 @@
  *      Those that have been there longest are closed first.  Together with 3, variants that together do
  *      not fit take turns, and a turn is at least as long as its load took.
  *
+ * What leaves for another may be parked: its weights then lie in host memory, and coming back is quick.  That
+ * memory has a budget too, and who was used least recently goes first (m2_budget_park).
+ *
  * Knows no process, no session, no device.  Threads: pure functions over the caller's memory.
  */
 #ifndef M2_DAEMON_BUDGET_H
@@ -64,6 +67,15 @@ struct m2_budget_outcome {
 
 /* May block: never.  rows[count]: `chosen` of each is set.  order: scratch [count]. */
 struct m2_budget_outcome m2_budget_decide(const struct m2_budget_question *q,
+	struct m2_budget_row *rows, size_t *order, size_t count);
+
+/* May the weights of a variant that leaves, last used at used_ns, be parked?  rows[count]: those that are
+ * parked, with bytes and times of host memory; pinned: counts and may not be let go, since it is on its way in or
+ * out.  q->need: bytes to park, 0: is what is there within the budget?; q->budget: of host memory for all that is
+ * parked, 0: nothing is; q->free: what the host has free.  true: yes, when the chosen have been let go, which were
+ * all used less recently than it and are no more than needed.  false: it is unloaded, and nothing is chosen.
+ * order: scratch [count]. */
+bool m2_budget_park(const struct m2_budget_question *q, uint64_t used_ns,
 	struct m2_budget_row *rows, size_t *order, size_t count);
 
 /* Until when a variant stays at least that was ready at here_ns after a load of load_ns. */

@@ -1,5 +1,6 @@
 /* residency.c - see residency.h: the table of residents, who waits for them, and their arrival.
- * Whose turn it is and who makes room: residency_place.c.  How they go: residency_leave.c. */
+ * Whose turn it is and who makes room: residency_place.c.  How they go: residency_leave.c; how they are parked:
+ * residency_park.c. */
 #include "daemon/residency.h"
 
 #include <stdlib.h>
@@ -68,7 +69,8 @@ const char *m2_residency_state_name(enum m2_tenant_state state)
 		[M2_TENANT_PLANNED] = "waiting",
 		[M2_TENANT_LOADING] = "loading",
 		[M2_TENANT_READY] = "resident",
-		[M2_TENANT_UNLOADING] = "unloading"};
+		[M2_TENANT_UNLOADING] = "unloading",
+		[M2_TENANT_PARKED] = "parked"};
 	return names[state];
 }
 
@@ -88,7 +90,7 @@ void m2_residency_put(const struct m2_tenant *r, struct json_object *o)
 {
 	m2_reply_string(o, "state", m2_residency_state_name(r->state));
 	m2_reply_string(o, "device", r->engine->device);
-	if (r->state == M2_TENANT_READY || r->state == M2_TENANT_UNLOADING)
+	if (r->state >= M2_TENANT_READY)
 		m2_reply_put_loaded(o, &r->loaded);
 }
 
@@ -237,7 +239,11 @@ static void arrive(struct m2_tenant *r, const struct m2_ipc_loaded *loaded)
 	r->idle_ns = r->ready_ns = now;
 	r->stay_ns = m2_budget_stay(
 		now, now - r->load_ns, (uint64_t)r->s->config.stay_s * UINT64_C(1000000000));
-	r->s->counters.loads++;
+	if (r->parked > 0)
+		r->s->counters.returns++;
+	else
+		r->s->counters.loads++;
+	r->parked = 0;
 	m2_tenant_record_end(r, M2_OK, NULL);
 	m2_info("%s is resident on %s: %llu bytes, %llu ms", r->variant.name, r->engine->device,
 		(unsigned long long)m2_tenant_bytes(r), (unsigned long long)loaded->load_ms);

@@ -1,13 +1,18 @@
 /* residency.h - which variant is resident on which worker, and how it gets there and off again.
  *
  *   waiting -> planning -> planned -> loading -> ready -> unloading -> gone
- *                          (waits for room)
+ *                          (waits for room)                   |
+ *                              ^--------- parked <------------+
  *
  * Loads are serialised per worker: one variant at a time is the head of its line, the one that somebody
  * waits for longest.  The worker opens it and says to the byte what it will take; daemon/budget.h decides
  * whether it is loaded, who leaves for it, or what it waits for.  A load that nobody waits for (preload, or
  * what a dead worker had) never makes another leave.  A variant that has to make room is closed: requests
  * that come for it wait until it is loaded again.
+ *
+ * One that leaves for another is parked, if its backend can and config memory.parked has room: its weights are
+ * kept in host memory by its worker, and the next request for it begins at `planned`.  It is let go when others
+ * need that room, when keep_alive is over, when it is registered anew, or with its worker.
  *
  * A resident keeps the variant as it was when it was loaded; the registry may have changed since (stale).
  * A worker's death puts its residents back to waiting, and they are loaded again by themselves; one that
@@ -35,7 +40,8 @@ enum m2_tenant_state {
 	M2_TENANT_PLANNED,  /* waits for room */
 	M2_TENANT_LOADING,
 	M2_TENANT_READY,
-	M2_TENANT_UNLOADING
+	M2_TENANT_UNLOADING,
+	M2_TENANT_PARKED /* its weights are in host memory; nobody wants it, or it waits for its turn */
 };
 
 struct m2_tenant {
@@ -55,9 +61,11 @@ struct m2_tenant {
 	bool recorded;   /* this load is in the history already or does not belong there */
 	bool preload;    /* wanted at start: READY waits for it */
 	bool standing; /* loaded even if nobody waits: preload, or it was resident when the worker died */
-	bool pinned; /* as the variant or its loader says: it never leaves by itself */
-	bool closed; /* ready, and makes room: new requests wait until it is back */
-	bool leave;  /* to be unloaded as soon as it is loaded */
+	bool pinned;     /* as the variant or its loader says: it never leaves by itself */
+	bool closed;     /* ready, and makes room: new requests wait until it is back */
+	bool leave;      /* to be unloaded as soon as it is loaded */
+	bool parking;    /* it is unloading, in order to be parked */
+	uint64_t parked; /* bytes of host memory that hold its weights, until it is back or gone */
 	int64_t leave_wait_s;
 	uint32_t deaths;    /* of workers, while it was loading */
 	uint64_t wanted_ns; /* since when somebody waits for it */
@@ -120,8 +128,9 @@ void m2_residency_worker_ready(struct m2_engine *worker);
 /* The op load with dry_run, of a variant that is not resident: answered with what a load would do now. */
 void m2_residency_dry_run(struct m2_session *session, const struct m2_variant *variant);
 
-/* The device does not open: those who wait for it are told, and not left to wait. */
-void m2_residency_refuse(struct m2_engine *worker, enum m2_err err, const struct m2_why *why);
+/* The device does not open: those who wait for it are told, and not left to wait; variants of device "auto"
+ * go on to the next.  true: there were such. */
+bool m2_residency_refuse(struct m2_engine *worker, enum m2_err err, const struct m2_why *why);
 /* Its process is gone: running requests are lost, residents go back to waiting. */
 void m2_residency_worker_ended(struct m2_engine *worker);
 
@@ -136,7 +145,16 @@ uint64_t m2_residency_budget(const struct m2_engine *worker);
 /* Seconds until it leaves by keep_alive; negative: it does not. */
 float m2_residency_leaves_in(const struct m2_tenant *r);
 
-/* The members total, free, models, others, budget of a device. */
+/* Bytes of host memory that hold parked weights, or will when what is under way is done: of one worker's, or of
+ * all (NULL). */
+uint64_t m2_residency_parked(const struct m2_supervisor *s, const struct m2_engine *worker);
+/* Of a variant that is parked: what a load would do now. */
+void m2_residency_dry_run_parked(struct m2_session *session, const struct m2_tenant *t);
+/* What is parked and is not any more what is registered under its name is let go, and what the budget of host
+ * memory has no room for any more. */
+void m2_residency_review_parked(struct m2_supervisor *s);
+
+/* The members total, free, models, parked, others, budget of a device. */
 void m2_residency_put_device(const struct m2_engine *worker, struct json_object *o);
 
 #endif

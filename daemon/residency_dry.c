@@ -56,23 +56,26 @@ static void ask(struct m2_probe *p)
 
 /* ---- the answer --------------------------------------------------------------------------------- */
 
-static void put_footprint(struct json_object *o, const struct m2_ipc_planned *plan)
+static void put_footprint(struct json_object *o, const struct m2_footprint *f, uint64_t host)
 {
-	const struct m2_footprint *f = &plan->footprint;
 	struct json_object *at = json_object_new_object();
 	m2_reply_u64(at, "weights", f->weights);
 	m2_reply_u64(at, "state", f->state);
 	m2_reply_u64(at, "workspace", f->workspace);
 	m2_reply_u64(at, "per_slot", f->per_slot);
-	m2_reply_u64(at, "host", plan->host);
+	m2_reply_u64(at, "host", host);
 	m2_reply_u64(at, "total", m2_footprint_total(f));
 	m2_reply_add(o, "footprint", at);
 }
 
-static void put_chosen(struct json_object *o, const struct m2_place *place)
+static void put_chosen(struct json_object *o, struct m2_place *place)
 {
 	struct json_object *leaves = json_object_new_array();
-	for (size_t i = 0; i < place->count; i++) {
+	const struct m2_tenant **parks = calloc(place->count + 1, sizeof(struct m2_tenant *));
+	size_t n_parks = 0;
+	m2_place_order_by_use(place);
+	for (size_t k = 0; k < place->count; k++) {
+		const size_t i = place->order[k];
 		const struct m2_budget_row *r = &place->rows[i];
 		if (!r->chosen && !(place->outcome.answer == M2_BUDGET_WAIT && r->leaving))
 			continue;
@@ -80,8 +83,15 @@ static void put_chosen(struct json_object *o, const struct m2_place *place)
 		m2_reply_string(one, "name", place->tenants[i]->variant.name);
 		m2_reply_u64(one, "bytes", r->bytes);
 		m2_reply_bool(one, "running", r->running);
+		const struct m2_tenant *t = place->tenants[i];
+		const bool park =
+			t->parking || (parks != NULL && m2_tenant_would_park(t, parks, n_parks));
+		if (park && !t->parking)
+			parks[n_parks++] = t;
+		m2_reply_bool(one, "parks", park);
 		m2_reply_append(leaves, one);
 	}
+	free(parks);
 	m2_reply_add(o, "leaves", leaves);
 }
 
@@ -95,26 +105,26 @@ static const char *outcome_name(enum m2_budget_answer answer)
 	return names[answer];
 }
 
-static struct json_object *new_answer(
-	const struct m2_probe *p, const struct m2_ipc_planned *plan, const struct m2_place *place)
+static struct json_object *new_answer(struct m2_session *x, const struct m2_engine *engine,
+	const char *name, const char *state, const struct m2_footprint *f, uint64_t host,
+	struct m2_place *place)
 {
-	struct json_object *o = m2_session_result(p->session);
+	struct json_object *o = m2_session_result(x);
 	const struct m2_budget_question *q = &place->question;
-	const uint64_t ours = m2_residency_bytes(p->engine);
-	m2_reply_string(o, "name", p->variant.name);
-	m2_reply_string(o, "state", "registered");
-	m2_reply_string(o, "device", p->engine->device);
+	const uint64_t ours = m2_residency_bytes(engine);
+	m2_reply_string(o, "name", name);
+	m2_reply_string(o, "state", state);
+	m2_reply_string(o, "device", engine->device);
 	m2_reply_string(o, "outcome", outcome_name(place->outcome.answer));
-	put_footprint(o, plan);
-	m2_residency_put_device(p->engine, o);
+	put_footprint(o, f, host);
+	m2_residency_put_device(engine, o);
 	if (q->budget > 0)
 		m2_reply_u64(o, "budget_left", q->budget > ours ? q->budget - ours : 0);
 	m2_reply_u64(o, "missing", place->outcome.missing);
 	put_chosen(o, place);
 	if (place->outcome.answer == M2_BUDGET_REFUSE) {
 		struct m2_why why;
-		const enum m2_err err =
-			m2_place_refusal(place, p->engine, p->variant.name, &plan->footprint, &why);
+		const enum m2_err err = m2_place_refusal(place, engine, name, f, &why);
 		m2_reply_add(o, "refusal", m2_reply_error_object(err, &why));
 	}
 	return o;
@@ -139,11 +149,28 @@ bool m2_residency_dry_planned(struct m2_engine *worker, const struct m2_ipc_plan
 		return true;
 	}
 	struct m2_session *x = p->session;
-	struct json_object *o = new_answer(p, planned, &place);
+	struct json_object *o = new_answer(x, worker, p->variant.name, "registered",
+		&planned->footprint, planned->host, &place);
 	m2_place_finish(&place);
 	forget(p);
 	m2_session_end(x, o, NULL, 0);
 	return true;
+}
+
+void m2_residency_dry_run_parked(struct m2_session *x, const struct m2_tenant *t)
+{
+	struct m2_place place;
+	struct m2_why why;
+	const struct m2_footprint *f = &t->loaded.footprint;
+	if (!m2_place_ask(&place, t->engine, m2_footprint_total(f), true)) {
+		m2_session_fail(x, m2_fail(M2_ENOMEM, &why, "out of memory"), &why);
+		return;
+	}
+	struct json_object *o =
+		new_answer(x, t->engine, t->variant.name, "parked", f, t->loaded.host, &place);
+	m2_reply_u64(o, "parked", t->parked);
+	m2_place_finish(&place);
+	m2_session_end(x, o, NULL, 0);
 }
 
 /* ---- asking ------------------------------------------------------------------------------------- */
@@ -175,6 +202,28 @@ void m2_residency_worker_ready(struct m2_engine *worker)
 			ask(p);
 	}
 	m2_residency_settle(worker);
+}
+
+/* The device does not open: nothing of what waits for it was asked. */
+bool m2_residency_dry_refuse(struct m2_engine *worker, enum m2_err err, const struct m2_why *why)
+{
+	bool moved = false;
+	M2_LIST_EACH(&worker->s->probes, at)
+	{
+		struct m2_probe *p = M2_LIST_OF(at, struct m2_probe, link);
+		struct m2_why unsaid;
+		if (p->engine != worker)
+			continue;
+		if (p->variant.device == M2_DEVICE_AUTO &&
+			m2_engine_for(worker->s, &p->variant, &p->engine, &unsaid) == M2_OK &&
+			p->engine != worker) {
+			ask(p);
+			moved = true;
+		} else {
+			fail(p, err, why);
+		}
+	}
+	return moved;
 }
 
 void m2_residency_dry_worker_ended(struct m2_engine *worker)

@@ -22,6 +22,8 @@ struct m2_place {
 bool m2_place_ask(
 	struct m2_place *place, const struct m2_engine *worker, uint64_t need, bool moves);
 void m2_place_finish(struct m2_place *place);
+/* order: the rows, last used first; of those that leave together the first have the best claim to be parked. */
+void m2_place_order_by_use(struct m2_place *place);
 
 /* The sentence of a refusal: how many bytes are missing, and who holds them. */
 enum m2_err m2_place_refusal(const struct m2_place *place, const struct m2_engine *worker,
@@ -36,7 +38,20 @@ static inline uint64_t m2_footprint_total(const struct m2_footprint *f)
 /* residency_dry.c: true, the plan was its. */
 bool m2_residency_dry_planned(struct m2_engine *worker, const struct m2_ipc_planned *planned);
 void m2_residency_dry_worker_ended(struct m2_engine *worker);
+bool m2_residency_dry_refuse(struct m2_engine *worker, enum m2_err err, const struct m2_why *why);
 void m2_residency_dry_finish(struct m2_supervisor *s);
+
+/* residency_park.c: it leaves for another, to be parked if that can be and else for good. */
+void m2_tenant_make_room(struct m2_tenant *t);
+/* Would it be parked if it left now, after also[n_also] were?  Nothing is changed. */
+bool m2_tenant_would_park(
+	const struct m2_tenant *t, const struct m2_tenant *const *also, size_t n_also);
+/* Its weights are in host memory now. */
+void m2_tenant_parked(struct m2_tenant *t, uint64_t bytes);
+/* It is the head of the line: what a plan would say is known. */
+void m2_tenant_plan_parked(struct m2_tenant *t);
+/* It is not to come back now: it was planned, and goes on being parked. */
+void m2_tenant_stay_parked(struct m2_tenant *t);
 
 /* Bytes it takes on its device; 0 until it is loaded. */
 uint64_t m2_tenant_bytes(const struct m2_tenant *t);

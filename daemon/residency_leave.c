@@ -1,4 +1,4 @@
-/* residency_leave.c - how a resident goes: unloaded, idle too long, or with its worker.
+/* residency_leave.c - how a resident goes: unloaded, idle too long, or with its worker; parked first or not.
  * The way in is residency.c. */
 #include "daemon/residency_internal.h"
 
@@ -17,6 +17,8 @@ uint64_t m2_tenant_bytes(const struct m2_tenant *r)
 	if (r->state == M2_TENANT_LOADING)
 		return m2_footprint_total(&r->plan.footprint);
 	if (r->state != M2_TENANT_READY && r->state != M2_TENANT_UNLOADING)
+		return 0;
+	if (r->parked > 0) /* it is let go, and is not there already */
 		return 0;
 	return m2_footprint_total(&r->loaded.footprint);
 }
@@ -89,7 +91,8 @@ void m2_tenant_load_failed(struct m2_tenant *r, enum m2_err err, const struct m2
 
 static void send_unload(struct m2_tenant *r, int64_t wait_s)
 {
-	const struct m2_ipc_unload unload = {.model = r->handle, .wait_s = wait_s};
+	const struct m2_ipc_unload unload = {
+		.model = r->handle, .park = r->parking, .wait_s = wait_s};
 	(void)m2_child_send(&r->engine->child, M2_IPC_UNLOAD, &unload, NULL, 0);
 }
 
@@ -122,6 +125,20 @@ static void never_loaded(struct m2_tenant *r)
 	m2_tenant_forget(r);
 }
 
+/* It is parked: nobody waits for it any longer, and its host memory is given back. */
+static void let_go(struct m2_tenant *r)
+{
+	struct m2_why why;
+	m2_tenant_fail_waiting(
+		r, m2_fail(M2_ECANCELED, &why, "unloaded before it was loaded"), &why);
+	if (r->engine->head == r)
+		r->engine->head = NULL;
+	send_unload(r, 0);
+	r->state = M2_TENANT_UNLOADING;
+	m2_residency_settle(r->engine);
+	m2_notify_state(r->s);
+}
+
 void m2_residency_unload(struct m2_tenant *r, int64_t wait_s, struct m2_session *x)
 {
 	struct m2_supervisor *s = r->s;
@@ -137,6 +154,10 @@ void m2_residency_unload(struct m2_tenant *r, int64_t wait_s, struct m2_session 
 		r->leave_wait_s = wait_s;
 		return;
 	}
+	if (r->parked > 0 && r->state != M2_TENANT_UNLOADING) {
+		let_go(r);
+		return;
+	}
 	if (r->state == M2_TENANT_WAITING || r->state == M2_TENANT_PLANNED) {
 		m2_residency_settle(r->engine);
 		never_loaded(r);
@@ -147,7 +168,8 @@ void m2_residency_unload(struct m2_tenant *r, int64_t wait_s, struct m2_session 
 	send_unload(r, wait_s);
 	r->state = M2_TENANT_UNLOADING;
 	r->closed = false;
-	m2_info("unloading %s from %s", r->variant.name, r->engine->device);
+	m2_info("%s %s from %s", r->parking ? "parking" : "unloading", r->variant.name,
+		r->engine->device);
 	m2_notify_state(s);
 }
 
@@ -155,6 +177,8 @@ void m2_residency_unload(struct m2_tenant *r, int64_t wait_s, struct m2_session 
 static void come_back(struct m2_tenant *r)
 {
 	r->state = M2_TENANT_WAITING;
+	r->parking = false;
+	r->parked = 0;
 	r->leave = false;
 	r->recorded = false;
 	r->served = 0;
@@ -182,16 +206,19 @@ void m2_residency_unloaded(struct m2_engine *worker, const struct m2_ipc_unloade
 	if (unloaded->bytes > 0)
 		m2_info("%s has left %s: %llu bytes are free", r->variant.name, worker->device,
 			(unsigned long long)unloaded->bytes);
-	gone(r, unloaded->bytes);
+	if (r->parking && unloaded->parked > 0)
+		m2_tenant_parked(r, unloaded->parked);
+	else
+		gone(r, unloaded->bytes);
 	m2_residency_settle(worker);
 }
 
 static bool is_idle(const struct m2_tenant *r)
 {
 	/* keep_alive 0 means "unload after use": one that was loaded on purpose waits for its first */
-	return r->state == M2_TENANT_READY && !r->pinned && r->variant.keep_alive_s >= 0 &&
-	       r->n_running == 0 && m2_list_empty(&r->waiting) &&
-	       (r->variant.keep_alive_s > 0 || r->served > 0);
+	const bool there = r->state == M2_TENANT_READY || r->state == M2_TENANT_PARKED;
+	return there && !r->pinned && r->variant.keep_alive_s >= 0 && r->n_running == 0 &&
+	       m2_list_empty(&r->waiting) && (r->variant.keep_alive_s > 0 || r->served > 0);
 }
 
 float m2_residency_leaves_in(const struct m2_tenant *r)
@@ -250,8 +277,12 @@ void m2_residency_session_left(struct m2_tenant *r)
 static void restore(struct m2_tenant *r, bool was_loading)
 {
 	struct m2_why why;
-	if (r->state == M2_TENANT_UNLOADING) {
-		gone(r, m2_tenant_bytes(r));
+	const uint64_t bytes = m2_tenant_bytes(r);
+	const bool parked = r->state == M2_TENANT_PARKED; /* it was the worker's memory */
+	r->parking = false;
+	r->parked = 0;
+	if (r->state == M2_TENANT_UNLOADING || (parked && m2_list_empty(&r->waiting))) {
+		gone(r, bytes);
 		return;
 	}
 	if (r->leave) {
@@ -273,14 +304,37 @@ static void restore(struct m2_tenant *r, bool was_loading)
 	r->state = M2_TENANT_WAITING;
 }
 
-void m2_residency_refuse(struct m2_engine *worker, enum m2_err err, const struct m2_why *why)
+/* "auto" does not insist on a device. */
+static bool go_on(struct m2_tenant *r, const struct m2_why *because)
 {
+	struct m2_engine *next;
+	struct m2_why why;
+	if (r->variant.device != M2_DEVICE_AUTO ||
+		m2_engine_for(r->s, &r->variant, &next, &why) != M2_OK || next == r->engine)
+		return false;
+	m2_warn("%s goes to %s, since %s does not open: %s", r->variant.name, next->device,
+		r->engine->device, because->text);
+	r->engine = next;
+	M2_LIST_EACH(&r->waiting, at)
+	M2_LIST_OF(at, struct m2_session, of_resident)->engine = next;
+	m2_residency_settle(next);
+	return true;
+}
+
+bool m2_residency_refuse(struct m2_engine *worker, enum m2_err err, const struct m2_why *why)
+{
+	bool moved = m2_residency_dry_refuse(worker, err, why);
 	M2_LIST_EACH(&worker->s->residents, at)
 	{
 		struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
-		if (r->engine == worker && r->state == M2_TENANT_WAITING)
+		if (r->engine != worker || r->state != M2_TENANT_WAITING)
+			continue;
+		if (go_on(r, why))
+			moved = true;
+		else
 			m2_tenant_load_failed(r, err, why);
 	}
+	return moved;
 }
 
 void m2_residency_worker_ended(struct m2_engine *worker)

@@ -78,6 +78,17 @@ void m2_place_finish(struct m2_place *place)
 	memset(place, 0, sizeof *place);
 }
 
+void m2_place_order_by_use(struct m2_place *place)
+{
+	for (size_t i = 0; i < place->count; i++) {
+		size_t at = i;
+		for (; at > 0 && place->rows[i].used_ns > place->rows[place->order[at - 1]].used_ns;
+			at--)
+			place->order[at] = place->order[at - 1];
+		place->order[at] = i;
+	}
+}
+
 /* "a (123 bytes, pinned), b (45 bytes, running)": as many as fit. */
 static void list_holders(const struct m2_place *place, char *out, size_t size)
 {
@@ -151,14 +162,16 @@ static void begin_load(struct m2_tenant *t)
 
 static void evict(struct m2_place *place, const char *for_whom)
 {
-	for (size_t i = 0; i < place->count; i++) {
+	m2_place_order_by_use(place);
+	for (size_t k = 0; k < place->count; k++) {
+		const size_t i = place->order[k];
 		struct m2_tenant *t = place->tenants[i];
 		if (!place->rows[i].chosen)
 			continue;
 		m2_info("%s leaves for %s: %llu bytes", t->variant.name, for_whom,
 			(unsigned long long)place->rows[i].bytes);
 		t->s->counters.evictions++;
-		m2_residency_unload(t, 0, NULL);
+		m2_tenant_make_room(t);
 	}
 }
 
@@ -182,7 +195,10 @@ static bool place_head(struct m2_tenant *t)
 	struct m2_why why;
 	/* nobody wants it any more */
 	if (m2_list_empty(&t->waiting) && !t->standing) {
-		m2_tenant_drop_plan(t);
+		if (t->parked > 0)
+			m2_tenant_stay_parked(t);
+		else
+			m2_tenant_drop_plan(t);
 		reopen(worker);
 		return true;
 	}
@@ -210,7 +226,12 @@ static bool place_head(struct m2_tenant *t)
 		break;
 	case M2_BUDGET_REFUSE:
 		(void)m2_place_refusal(&place, worker, t->variant.name, &t->plan.footprint, &why);
-		m2_tenant_refuse_plan(t, &why);
+		if (t->parked > 0) {
+			m2_tenant_fail_waiting(t, M2_ENOMEM, &why);
+			m2_tenant_stay_parked(t);
+		} else {
+			m2_tenant_refuse_plan(t, &why);
+		}
 		reopen(worker);
 		break;
 	}
@@ -237,8 +258,9 @@ static struct m2_tenant *next_in_line(struct m2_engine *worker)
 	M2_LIST_EACH(&worker->s->residents, at)
 	{
 		struct m2_tenant *t = M2_LIST_OF(at, struct m2_tenant, link);
-		if (t->engine == worker && t->state == M2_TENANT_WAITING &&
-			(next == NULL || comes_before(t, next)))
+		const bool in_line = t->state == M2_TENANT_WAITING ||
+				     (t->state == M2_TENANT_PARKED && !m2_list_empty(&t->waiting));
+		if (t->engine == worker && in_line && (next == NULL || comes_before(t, next)))
 			next = t;
 	}
 	return next;
@@ -292,6 +314,10 @@ static bool look(struct m2_engine *worker)
 {
 	if (worker->head == NULL) {
 		struct m2_tenant *next = next_in_line(worker);
+		if (next != NULL && next->parked > 0) {
+			m2_tenant_plan_parked(next);
+			return true;
+		}
 		if (next != NULL)
 			begin_plan(next);
 		else
@@ -356,6 +382,7 @@ void m2_residency_put_device(const struct m2_engine *worker, struct json_object 
 	m2_reply_u64(o, "memory_total", i->memory_total);
 	m2_reply_u64(o, "memory_free", i->memory_free);
 	m2_reply_u64(o, "memory_models", ours);
+	m2_reply_u64(o, "memory_parked", m2_residency_parked(worker->s, worker));
 	m2_reply_u64(o, "memory_others", used > ours ? used - ours : 0);
 	m2_reply_u64(o, "memory_budget", budget);
 }

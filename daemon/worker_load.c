@@ -1,4 +1,5 @@
-/* worker_load.c - the loader thread: from a variant to a plan, to a resident model, and back.
+/* worker_load.c - the loader thread: from a variant to a plan, to a resident model, and back; and from what is
+ * parked to a resident model, without the checkpoint.
  *
  * Everything that blocks on a disk or takes seconds happens here, while other models step.  A plan opens
  * the checkpoint and says to the byte what the load will take; the load then takes just that, or nothing:
@@ -64,29 +65,35 @@ static enum m2_err open_tokenizer(struct m2_resident *r, struct m2_why *why)
 	return err;
 }
 
-static void plan_options(struct load *load)
+static void plan_lane(struct load *load)
 {
 	struct m2_resident *r = load->resident;
 	const struct m2_variant *v = &r->variant;
-	const int32_t step_tokens = m2_lane_step_tokens(v->max_batch_tokens, v->slots);
 	const int32_t known = r->tokenizer != NULL ? m2_tokenizer_size(r->tokenizer) : INT32_MAX;
-	load->source = m2_checkpoint_source(r->checkpoint);
-	load->options = (struct m2_load_options){
-		.weights = v->weights,
-		.state = v->state,
-		.slots = v->slots,
-		.max_tokens = step_tokens,
-		.max_items = v->slots,
-		.progress = on_progress,
-		.progress_ctx = load,
-	};
 	load->lane = (struct m2_lane_facts){
 		.backend = load->worker->backend,
 		.tokenizer = r->tokenizer,
 		.vocab_rows = r->config.desc.vocab_rows,
 		.vocab = known < r->config.vocab_size ? known : r->config.vocab_size,
 		.slots = v->slots,
-		.step_tokens = step_tokens,
+		.step_tokens = m2_lane_step_tokens(v->max_batch_tokens, v->slots),
+	};
+}
+
+static void plan_options(struct load *load)
+{
+	struct m2_resident *r = load->resident;
+	const struct m2_variant *v = &r->variant;
+	plan_lane(load);
+	load->source = m2_checkpoint_source(r->checkpoint);
+	load->options = (struct m2_load_options){
+		.weights = v->weights,
+		.state = v->state,
+		.slots = v->slots,
+		.max_tokens = load->lane.step_tokens,
+		.max_items = v->slots,
+		.progress = on_progress,
+		.progress_ctx = load,
 	};
 }
 
@@ -162,6 +169,8 @@ static void fill_facts(struct load *load)
 	(void)snprintf(f->weights, sizeof f->weights, "%s",
 		m2_dtype_name(r->variant.weights != M2_DTYPE_NONE ? r->variant.weights : stored));
 	(void)snprintf(f->path, sizeof f->path, "%s", info.path);
+	if (load->worker->backend->describe != NULL)
+		load->worker->backend->describe(r->model, f->runs, sizeof f->runs);
 	if (r->tokenizer != NULL) {
 		const char *name = m2_template_name(r->tokenizer);
 		(void)snprintf(
@@ -188,10 +197,32 @@ static enum m2_err open_and_plan(struct load *load, struct m2_why *why)
 	return plan(load, why);
 }
 
+static uint64_t device_free(const struct load *load)
+{
+	struct m2_device_info info;
+	load->worker->backend->info(load->worker->device, &info);
+	return info.memory_free;
+}
+
+/* What the plan said, beside what the device has less now: both are told, and neither is corrected by the
+ * other.  The driver gives memory in pieces of its own, and the first load of a process takes the code too. */
+static void compare_memory(struct load *load, uint64_t before)
+{
+	struct m2_resident *r = load->resident;
+	const uint64_t after = device_free(load);
+	r->facts.measured =
+		load->worker->backend->owns_memory && before > after ? before - after : 0;
+	if (r->facts.measured > 0)
+		m2_info("%s: %llu bytes of the device predicted, %llu measured", r->variant.name,
+			(unsigned long long)planned_bytes(r),
+			(unsigned long long)r->facts.measured);
+}
+
 static enum m2_err load_planned(struct load *load, struct m2_why *why)
 {
 	struct m2_resident *r = load->resident;
 	enum m2_err err = check_room(load, why);
+	const uint64_t before = device_free(load);
 	measure(load);
 	begin_part(load, "reading weights");
 	if (err == M2_OK)
@@ -199,11 +230,41 @@ static enum m2_err load_planned(struct load *load, struct m2_why *why)
 			&load->source, &load->options, &r->model, why);
 	if (err != M2_OK)
 		return err;
+	compare_memory(load, before);
 	load->lane.model = r->model;
 	err = m2_lane_create(&load->lane, &r->lane, why);
 	if (err == M2_OK)
 		fill_facts(load);
 	return err;
+}
+
+/* From host memory, where park_now has put its weights: the same bytes, and slots that are zero. */
+static enum m2_err return_parked(struct load *load, struct m2_why *why)
+{
+	struct m2_resident *r = load->resident;
+	enum m2_err err = check_room(load, why);
+	const uint64_t before = device_free(load);
+	plan_lane(load);
+	measure(load);
+	if (err == M2_OK)
+		err = load->worker->backend->unpark(r->model, why);
+	if (err != M2_OK)
+		return err;
+	compare_memory(load, before);
+	r->parked = 0;
+	load->lane.model = r->model;
+	return m2_lane_create(&load->lane, &r->lane, why);
+}
+
+static void park_now(struct m2_worker *w, struct m2_resident *r)
+{
+	struct m2_why why;
+	m2_lane_destroy(&r->lane);
+	if (w->backend->park(r->model, &r->parked, &why) == M2_OK)
+		return;
+	m2_warn("%s is unloaded and not parked: %s", r->variant.name, why.text);
+	r->parked = 0;
+	m2_worker_unload_now(w, r);
 }
 
 static void plan_now(struct m2_worker *w, struct m2_resident *r)
@@ -219,29 +280,34 @@ static void load_now(struct m2_worker *w, struct m2_resident *r)
 	struct load load = {.worker = w, .resident = r};
 	const uint64_t start = m2_worker_now();
 	r->err = M2_OK;
-	if (r->checkpoint == NULL)
+	const bool parked = r->parked > 0;
+	if (parked)
+		r->err = return_parked(&load, &r->facts.why);
+	else if (r->checkpoint == NULL)
 		r->err = open_and_plan(&load, &r->facts.why);
 	else
 		plan_options(&load);
-	if (r->err == M2_OK)
+	if (r->err == M2_OK && !parked)
 		r->err = load_planned(&load, &r->facts.why);
 	r->facts.model = r->id;
 	r->facts.err = (uint32_t)r->err;
 	r->facts.load_ms = (m2_worker_now() - start) / 1000000U;
 	if (r->err == M2_OK)
-		m2_info("%s: loaded in %llu ms, %llu bytes", r->variant.name,
+		m2_info("%s: %s in %llu ms, %llu bytes", r->variant.name,
+			parked ? "back from host memory" : "loaded",
 			(unsigned long long)r->facts.load_ms, (unsigned long long)planned_bytes(r));
 	else if (r->facts.crowded == 0)
 		m2_worker_unload_now(w, r);
-	if (r->err == M2_OK)
+	if (r->err == M2_OK && r->checkpoint != NULL)
 		m2_checkpoint_close(&r->checkpoint);
 }
 
 void m2_worker_unload_now(struct m2_worker *w, struct m2_resident *r)
 {
-	m2_lane_destroy(&r->lane);
+	/* first: steps of a device that is gone may have been left under way, with picks to write there */
 	if (r->model != NULL)
 		w->backend->unload(&r->model);
+	m2_lane_destroy(&r->lane);
 	m2_tokenizer_close(&r->tokenizer);
 	if (r->checkpoint != NULL)
 		m2_checkpoint_close(&r->checkpoint);
@@ -279,6 +345,8 @@ static void *loader_main(void *arg)
 	while ((r = next_work(w)) != NULL) {
 		if (r->post.kind == M2_POST_PLANNED)
 			plan_now(w, r);
+		else if (r->post.kind == M2_POST_PARKED)
+			park_now(w, r);
 		else if (r->post.kind == M2_POST_LOADED)
 			load_now(w, r);
 		else
@@ -318,6 +386,7 @@ void m2_worker_load(struct m2_worker *w, struct m2_resident *r)
 	/* the kind says what is wanted, and is what comes back when it is done */
 	r->post.kind = r->state == M2_RESIDENT_PLANNING  ? M2_POST_PLANNED
 		       : r->state == M2_RESIDENT_LOADING ? M2_POST_LOADED
+		       : r->state == M2_RESIDENT_PARKING ? M2_POST_PARKED
 							 : M2_POST_UNLOADED;
 	r->next_work = NULL;
 	(void)pthread_mutex_lock(&w->work_lock);

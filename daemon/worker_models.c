@@ -88,10 +88,11 @@ enum m2_err m2_worker_on_load(struct m2_worker *w, const struct m2_ipc_load *pac
 		return refuse_load(w, packet, err, why);
 	if (err != M2_OK)
 		return err;
-	if (r == NULL || (body_bytes == 0 && r->state != M2_RESIDENT_PLANNED))
-		return m2_fail(M2_EPROTO, why, "a load of what is not planned");
+	if (r == NULL || (body_bytes == 0 && r->state != M2_RESIDENT_PLANNED &&
+				 r->state != M2_RESIDENT_PARKED))
+		return m2_fail(M2_EPROTO, why, "a load of what is neither planned nor parked");
 	r->budget = packet->budget;
-	if (packet->plan_only != 0 || r->checkpoint == NULL) {
+	if (packet->plan_only != 0 || (r->checkpoint == NULL && r->parked == 0)) {
 		r->paused_bytes = packet->paused_bytes;
 		r->step_cost = packet->step_cost;
 	}
@@ -115,10 +116,12 @@ enum m2_err m2_worker_on_progress(struct m2_worker *w, struct m2_resident *r, st
 
 /* It is not there, or no more, and whoever unloads it may know. */
 static enum m2_err say_unloaded(
-	struct m2_worker *w, uint32_t model, uint64_t bytes, struct m2_why *why)
+	struct m2_worker *w, uint32_t model, uint64_t bytes, uint64_t parked, struct m2_why *why)
 {
-	struct m2_ipc_unloaded gone = {
-		.model = model, .bytes = bytes, .memory_free = memory_free(w, NULL)};
+	struct m2_ipc_unloaded gone = {.model = model,
+		.bytes = bytes,
+		.parked = parked,
+		.memory_free = memory_free(w, NULL)};
 	return m2_ipc_send(w->channel, M2_IPC_UNLOADED, &gone, NULL, 0, why);
 }
 
@@ -126,14 +129,15 @@ static enum m2_err say_unloaded(
 static enum m2_err failed(struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
 {
 	/* an unload that came meanwhile is answered too: nothing is resident */
-	const enum m2_err err = r->unload_wanted ? say_unloaded(w, r->id, 0, why) : M2_OK;
+	const enum m2_err err = r->unload_wanted ? say_unloaded(w, r->id, 0, 0, why) : M2_OK;
 	forget(w, r);
 	return err;
 }
 
+/* Planned or parked, as it was before the load. */
 static enum m2_err stays_planned(struct m2_worker *w, struct m2_resident *r)
 {
-	r->state = M2_RESIDENT_PLANNED;
+	r->state = r->parked > 0 ? M2_RESIDENT_PARKED : M2_RESIDENT_PLANNED;
 	if (r->unload_wanted) {
 		r->state = M2_RESIDENT_LEAVING;
 		m2_worker_load(w, r);
@@ -167,6 +171,7 @@ enum m2_err m2_worker_on_loaded(struct m2_worker *w, struct m2_resident *r, stru
 		return failed(w, r, why);
 	r->state = M2_RESIDENT_READY;
 	r->last_end_ns = m2_worker_now();
+	r->n_marks = 0;
 	r->marks[r->n_marks++] = (struct m2_rate_mark){r->last_end_ns, 0};
 	m2_post_send(&w->inbox, &r->post_add);
 	/* the unload that came meanwhile waits its time from now: nothing has run yet */
@@ -179,12 +184,13 @@ enum m2_err m2_worker_on_unload(
 {
 	struct m2_resident *r = m2_worker_resident_find(w, packet->model);
 	if (r == NULL)
-		return say_unloaded(w, packet->model, 0, why);
+		return say_unloaded(w, packet->model, 0, 0, why);
 	r->unload_wanted = true;
+	r->park = packet->park != 0 && w->backend->park != NULL;
 	const enum m2_err err = m2_worker_checks_leave(w, r->id, why);
 	if (err != M2_OK)
 		return err;
-	if (r->state == M2_RESIDENT_PLANNED)
+	if (r->state == M2_RESIDENT_PLANNED || r->state == M2_RESIDENT_PARKED)
 		return stays_planned(w, r);
 	if (r->state != M2_RESIDENT_READY)
 		return M2_OK;
@@ -201,21 +207,41 @@ void m2_worker_leave_if_idle(struct m2_worker *w, struct m2_resident *r)
 {
 	if (!r->unload_wanted || r->n_calls > 0 || r->state != M2_RESIDENT_READY)
 		return;
-	r->state = M2_RESIDENT_LEAVING;
+	r->state = r->park ? M2_RESIDENT_PARKING : M2_RESIDENT_LEAVING;
 	m2_post_send(&w->inbox, &r->post_remove);
+}
+
+/* What it takes of the device when it is loaded; a plan takes nothing. */
+static uint64_t loaded_bytes(const struct m2_resident *r)
+{
+	const struct m2_footprint *f = &r->facts.footprint;
+	const bool had = r->facts.model != 0 && r->facts.err == M2_OK;
+	return had ? f->weights + f->state + f->workspace : 0;
 }
 
 enum m2_err m2_worker_on_unloaded(struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
 {
-	const struct m2_footprint *f = &r->facts.footprint;
-	const bool had = r->facts.model != 0 && r->facts.err == M2_OK; /* a plan takes nothing */
-	const uint64_t bytes = had ? f->weights + f->state + f->workspace : 0;
+	const uint64_t bytes = r->parked > 0 ? 0 : loaded_bytes(r);
 	const uint32_t model = r->id;
-	if (had)
+	if (r->parked > 0)
+		m2_info("%s: let go, %llu bytes of host memory given back", r->variant.name,
+			(unsigned long long)r->parked);
+	if (bytes > 0)
 		m2_info("%s: unloaded, %llu bytes given back", r->variant.name,
 			(unsigned long long)bytes);
 	forget(w, r);
-	return say_unloaded(w, model, bytes, why);
+	return say_unloaded(w, model, bytes, 0, why);
+}
+
+enum m2_err m2_worker_on_parked(struct m2_worker *w, struct m2_resident *r, struct m2_why *why)
+{
+	if (r->parked == 0)
+		return m2_worker_on_unloaded(w, r, why);
+	m2_info("%s: parked, %llu bytes given back, %llu in host memory", r->variant.name,
+		(unsigned long long)loaded_bytes(r), (unsigned long long)r->parked);
+	r->state = M2_RESIDENT_PARKED;
+	r->unload_wanted = r->park = false;
+	return say_unloaded(w, r->id, loaded_bytes(r), r->parked, why);
 }
 
 /* ---- figures ------------------------------------------------------------------------------------ */

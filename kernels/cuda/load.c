@@ -9,7 +9,7 @@
 #include "common/num.h"
 #include "kernels/cuda/model.h"
 
-enum { WEIGHTS, STATE, WORKSPACE, REGIONS, LOGITS_ROWS = 64, LOGITS_BYTES = 16 << 20 };
+enum { LOGITS_ROWS = 64, LOGITS_BYTES = 16 << 20 };
 
 /* A run of memory that is cut into aligned pieces; base NULL: only counted. */
 struct carve {
@@ -87,8 +87,11 @@ static void lay_out_state(struct m2_model *m, struct carve *c)
 	const struct m2_model_desc *desc = &m->desc;
 	m->ring_floats = (size_t)desc->conv_kernel * (size_t)m2_desc_conv_channels(desc);
 	m->ssm_floats = (size_t)m2_desc_d_ssm(desc) * (size_t)desc->state_size;
+	m->held_floats = m->tuned ? m2_cuda_held_floats(desc->n_heads, m2_desc_d_ssm(desc),
+					    desc->n_groups, desc->state_size)
+				  : 0;
 	/* slots begin aligned for whole vectors of floats */
-	m->slot_floats = (size_t)desc->n_layers * (m->ring_floats + m->ssm_floats);
+	m->slot_floats = (size_t)desc->n_layers * (m->ring_floats + m->ssm_floats + m->held_floats);
 	m->slot_floats = (m->slot_floats + 63) / 64 * 64;
 	m->state = take(c, (size_t)m->slots, m->slot_floats * sizeof(float));
 }
@@ -162,14 +165,15 @@ static void lay_out_workspace(struct m2_model *m, struct carve *c)
 
 /* What mix.cu and the folded norms take: 16-bit matrices, and groups of the gated norm that are whole
  * heads and whole runs of out_proj's columns. */
-static bool is_tuned(const struct m2_model *m)
+static bool is_tuned(
+	const struct m2_model *m, const struct m2_weight_source *source, enum m2_dtype asked)
 {
 	const struct m2_model_desc *desc = &m->desc;
 	const int32_t groups = desc->norm_groups;
 	bool half = m->embedding.dtype != M2_DTYPE_F32 && m->head.dtype != M2_DTYPE_F32;
-	for (int32_t i = 0; i < desc->n_layers && m->layers != NULL; i++)
-		half = half && m->layers[i].in_proj.dtype != M2_DTYPE_F32 &&
-		       m->layers[i].out_proj.dtype != M2_DTYPE_F32;
+	for (int32_t i = 0; i < desc->n_layers; i++)
+		half = half && resident(source, asked, i, M2_W_IN_PROJ) != M2_DTYPE_F32 &&
+		       resident(source, asked, i, M2_W_OUT_PROJ) != M2_DTYPE_F32;
 	return half && desc->head_dim == 64 && desc->state_size == 128 && desc->d_mlp == 0 &&
 	       desc->hidden_size % 16 == 0 && desc->gated_norm && !desc->norm_before_gate &&
 	       desc->n_heads % groups == 0 &&
@@ -180,20 +184,21 @@ static bool is_tuned(const struct m2_model *m)
 /* Everything about the model but the contents; on paper if the regions are not there yet. */
 static bool lay_out(struct m2_model *m, const struct m2_weight_source *source, enum m2_dtype asked)
 {
-	struct carve c[REGIONS];
-	for (int i = 0; i < REGIONS; i++)
+	struct carve c[M2_CUDA_REGIONS];
+	for (int i = 0; i < M2_CUDA_REGIONS; i++)
 		c[i] = (struct carve){.base = m->regions[i]};
-	lay_out_weights(m, &c[WEIGHTS], source, asked);
-	m->tuned = is_tuned(m);
-	lay_out_state(m, &c[STATE]);
-	lay_out_workspace(m, &c[WORKSPACE]);
+	lay_out_weights(m, &c[M2_CUDA_WEIGHTS], source, asked);
+	m->tuned = is_tuned(m, source, asked);
+	lay_out_state(m, &c[M2_CUDA_STATE]);
+	lay_out_workspace(m, &c[M2_CUDA_WORKSPACE]);
 	m->footprint = (struct m2_footprint){
-		.weights = c[WEIGHTS].used,
-		.state = c[STATE].used,
-		.workspace = c[WORKSPACE].used,
+		.weights = c[M2_CUDA_WEIGHTS].used,
+		.state = c[M2_CUDA_STATE].used,
+		.workspace = c[M2_CUDA_WORKSPACE].used,
 		.per_slot = m->slot_floats * sizeof(float) + sizeof(int64_t),
 	};
-	return !c[WEIGHTS].overflow && !c[STATE].overflow && !c[WORKSPACE].overflow;
+	return !c[M2_CUDA_WEIGHTS].overflow && !c[M2_CUDA_STATE].overflow &&
+	       !c[M2_CUDA_WORKSPACE].overflow;
 }
 
 /* ---- plan ----------------------------------------------------------------------------------- */
@@ -307,20 +312,16 @@ static enum m2_err host_memory(struct m2_model *m, struct m2_why *why)
 
 static enum m2_err device_memory(struct m2_model *m, struct m2_why *why)
 {
-	const uint64_t bytes[REGIONS] = {
+	const uint64_t bytes[M2_CUDA_REGIONS] = {
 		m->footprint.weights, m->footprint.state, m->footprint.workspace};
-	for (int i = 0; i < REGIONS; i++) {
-		cudaError_t error = cudaMalloc((void **)&m->regions[i], (size_t)bytes[i]);
-		if (error == cudaErrorMemoryAllocation) {
-			(void)cudaGetLastError(); /* not sticky: the device is well */
-			return m2_fail(M2_ENOMEM, why, "the device has no %llu bytes in one piece",
-				(unsigned long long)bytes[i]);
-		}
-		if (error == cudaSuccess)
-			error = cudaMemsetAsync(
-				m->regions[i], 0, (size_t)bytes[i], m->device->loads);
+	for (int i = 0; i < M2_CUDA_REGIONS; i++) {
+		const enum m2_err err = m2_cuda_region_take(m, i, bytes[i], why);
+		if (err != M2_OK)
+			return err;
+		const cudaError_t error =
+			cudaMemsetAsync(m->regions[i], 0, (size_t)bytes[i], m->device->loads);
 		if (error != cudaSuccess)
-			return m2_cuda_failed(error, "allocating a model", why);
+			return m2_cuda_failed(error, "clearing a model", why);
 	}
 	return M2_OK;
 }
@@ -333,8 +334,7 @@ void m2_cuda_unload(struct m2_model **model)
 		return;
 	(void)cudaSetDevice(m->device->ordinal);
 	m2_cuda_flights_destroy(m); /* waits for what is in flight */
-	for (int i = 0; i < REGIONS; i++)
-		(void)cudaFree(m->regions[i]);
+	m2_cuda_regions_free(m);
 	m2_cuda_graphs_destroy(m);
 	free(m->picked);
 	free(m->position);

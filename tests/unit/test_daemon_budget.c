@@ -397,6 +397,92 @@ static void everyone_has_their_turn(void **unused)
 	}
 }
 
+/* ---- host memory -------------------------------------------------------------------------------- */
+
+static bool park(uint64_t need, uint64_t used, uint64_t budget, uint64_t free,
+	struct m2_budget_row *rows, size_t n)
+{
+	size_t order[MOST];
+	const struct m2_budget_question q = {.need = need, .budget = budget, .free = free};
+	return m2_budget_park(&q, used, rows, order, n);
+}
+
+static void what_leaves_is_parked_and_those_used_longest_ago_go_for_it(void **unused)
+{
+	(void)unused;
+	struct m2_budget_row rows[] = {{.bytes = 30, .used_ns = 30}, {.bytes = 10, .used_ns = 10},
+		{.bytes = 30, .used_ns = 20}};
+	assert_true(park(30, 50, 100, UINT64_MAX, rows, 3));
+	assert_string_equal(chosen(rows, 3), "");
+	assert_true(park(40, 50, 100, UINT64_MAX, rows, 3));
+	assert_string_equal(chosen(rows, 3), "b");
+	/* b goes first, but then c alone makes the room */
+	assert_true(park(60, 50, 100, UINT64_MAX, rows, 3));
+	assert_string_equal(chosen(rows, 3), "c");
+	assert_true(park(100, 50, 100, UINT64_MAX, rows, 3));
+	assert_string_equal(chosen(rows, 3), "abc");
+	/* never, and never more than all there may be */
+	assert_false(park(1, 50, 0, UINT64_MAX, rows, 3));
+	assert_false(park(101, 50, 100, UINT64_MAX, rows, 3));
+	assert_string_equal(chosen(rows, 3), "");
+}
+
+static void nothing_used_since_goes_for_what_leaves(void **unused)
+{
+	(void)unused;
+	struct m2_budget_row rows[] = {
+		{.bytes = 50, .used_ns = 30}, {.bytes = 50, .used_ns = 10, .pinned = true}};
+	assert_false(
+		park(10, 20, 100, UINT64_MAX, rows, 2)); /* a was used later, b is on its way */
+	assert_string_equal(chosen(rows, 2), "");
+	assert_true(park(10, 40, 100, UINT64_MAX, rows, 2));
+	assert_string_equal(chosen(rows, 2), "a");
+	/* what the host has free counts as the budget does */
+	assert_false(park(60, 40, 1000, 9, rows, 2));
+	assert_true(park(60, 40, 1000, 10, rows, 2));
+	assert_string_equal(chosen(rows, 2), "a");
+	/* a lowered budget is a park of nothing */
+	assert_true(park(0, UINT64_MAX, 99, 0, rows, 2));
+	assert_string_equal(chosen(rows, 2), "a");
+	rows[1].pinned = false;
+	assert_true(park(0, UINT64_MAX, 0, 0, rows, 2));
+	assert_string_equal(chosen(rows, 2), "ab");
+	assert_true(park(0, UINT64_MAX, 100, 0, rows, 2));
+	assert_string_equal(chosen(rows, 2), "");
+}
+
+static void any_table_of_what_is_parked_is_kept_within_its_budget(void **unused)
+{
+	(void)unused;
+	for (int round = 0; round < 100000; round++) {
+		struct m2_budget_row rows[MOST];
+		const size_t n = (size_t)draw(MOST);
+		const uint64_t budget = draw(200), need = draw(100), free = draw(200),
+			       used = draw(50);
+		uint64_t kept = 0, may_go = 0, freed = 0;
+		for (size_t i = 0; i < n; i++) {
+			rows[i] = (struct m2_budget_row){
+				.bytes = 1 + draw(60), .used_ns = draw(50), .pinned = draw(4) == 0};
+			may_go += !rows[i].pinned && rows[i].used_ns < used ? rows[i].bytes : 0;
+			kept += rows[i].bytes;
+		}
+		const bool could =
+			need <= budget && kept - may_go + need <= budget && need <= free + may_go;
+		assert_int_equal(park(need, used, budget, free, rows, n), could);
+		for (size_t i = 0; i < n; i++) {
+			if (!rows[i].chosen)
+				continue;
+			assert_true(could && !rows[i].pinned && rows[i].used_ns < used);
+			freed += rows[i].bytes;
+		}
+		for (size_t i = 0; i < n; i++)
+			assert_false(rows[i].chosen &&
+				     kept - freed + rows[i].bytes + need <= budget &&
+				     need <= free + freed - rows[i].bytes);
+		assert_true(!could || (kept - freed + need <= budget && need <= free + freed));
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -409,6 +495,9 @@ int main(void)
 		cmocka_unit_test(a_lowered_budget_is_a_load_of_nothing),
 		cmocka_unit_test(any_table_is_decided_as_promised),
 		cmocka_unit_test(everyone_has_their_turn),
+		cmocka_unit_test(what_leaves_is_parked_and_those_used_longest_ago_go_for_it),
+		cmocka_unit_test(nothing_used_since_goes_for_what_leaves),
+		cmocka_unit_test(any_table_of_what_is_parked_is_kept_within_its_budget),
 	};
 	return cmocka_run_group_tests_name("budget", tests, NULL, NULL);
 }
