@@ -62,7 +62,9 @@ void m2_admin_load(struct m2_session *x)
 		return;
 	}
 	if (dry) {
-		if (t != NULL)
+		if (t != NULL && t->state == M2_TENANT_PARKED)
+			m2_residency_dry_run_parked(x, t);
+		else if (t != NULL)
 			answer_dry_run(x, t);
 		return;
 	}
@@ -129,9 +131,11 @@ void m2_admin_register(struct m2_session *x)
 	m2_variant_checksum(yaml, length, checksum);
 	m2_reply_string(o, "name", v->name);
 	m2_reply_string(o, "checksum", checksum);
+	m2_residency_review_parked(s);
 	/* a resident keeps what it was loaded with until it is loaded again */
 	const struct m2_tenant *t = m2_residency_find(s, v->name);
-	m2_reply_bool(o, "stale", t != NULL && strcmp(t->checksum, checksum) != 0);
+	m2_reply_bool(o, "stale",
+		t != NULL && t->state != M2_TENANT_UNLOADING && strcmp(t->checksum, checksum) != 0);
 	free(v);
 	m2_session_end(x, o, NULL, 0);
 }

@@ -18,7 +18,6 @@
 #include "daemon/runtime.h"
 #include "daemon/users.h"
 #include "daemon/sessions.h"
-#include "kernels/backend.h"
 
 #define SECOND     UINT64_C(1000000000)
 #define SLOW_LOAD  4              /* times as long a load may hold the step loop up */
@@ -72,8 +71,10 @@ static enum m2_err on_ready(
 	(void)why;
 	w->info = ready->device;
 	w->info.name[sizeof w->info.name - 1] = w->info.path[sizeof w->info.path - 1] = '\0';
+	w->can_park = ready->can_park != 0;
 	w->child.ready = true;
 	w->unopened = 0;
+	w->passed = M2_OK;
 	w->opened = true;
 	w->heartbeat_ns = m2_loop_now();
 	m2_loop_set_timer(&w->s->loop, &w->watch, w->heartbeat_ns + bearable(w));
@@ -337,16 +338,20 @@ static void not_opened(struct m2_engine *w)
 		why = w->unable_why;
 		w->rests = !w->child.unwanted;
 		w->child.unwanted = true;
-		m2_residency_refuse(w, w->unable, &why);
+		w->passed = w->unable;
+		(void)m2_residency_refuse(w, w->unable, &why);
 		w->unable = M2_OK;
 		w->unopened = 0;
 	} else if (++w->unopened >= UNOPENED_MAX) {
-		m2_residency_refuse(w,
+		w->passed = M2_EWORKER;
+		/* where "auto" had the choice, it has made another */
+		w->rests = m2_residency_refuse(w,
 			m2_fail(M2_EDEVICE, &why,
 				"device %s could not be opened, %u times in a row: the daemon's "
 				"log says why",
 				w->device, w->unopened),
 			&why);
+		w->child.unwanted = w->child.unwanted || w->rests;
 	}
 }
 
@@ -426,52 +431,12 @@ struct m2_engine *m2_engine_create(
 	return w;
 }
 
-/* Somebody asks again for a device that could not be opened: perhaps it can now. */
-static void wake(struct m2_engine *w)
+void m2_engine_start(struct m2_engine *w)
 {
 	w->rests = false;
 	w->child.unwanted = false;
 	m2_child_start(&w->child);
 	m2_loop_set_timer(&w->s->loop, &w->watch, m2_loop_now() + SLOW_START);
-}
-
-static enum m2_err start_worker(struct m2_supervisor *s, const char *device, const char *backend,
-	int32_t ordinal, struct m2_engine **out, struct m2_why *why)
-{
-	struct m2_engine *w = m2_engine_create(s, device, backend, ordinal);
-	if (w == NULL)
-		return m2_fail(M2_ENOMEM, why, "out of memory");
-	m2_child_start(&w->child);
-	m2_loop_set_timer(&s->loop, &w->watch, m2_loop_now() + SLOW_START);
-	*out = w;
-	return M2_OK;
-}
-
-enum m2_err m2_engine_for(struct m2_supervisor *s, const struct m2_variant *v,
-	struct m2_engine **out, struct m2_why *why)
-{
-	const bool cuda = v->device == M2_DEVICE_CUDA;
-	const struct m2_backend *backend;
-	char device[16] = "cpu";
-	if (cuda) {
-		/* asked here, so that a host without it says so at once instead of restarting a worker */
-		const enum m2_err err = m2_backend_find("cuda", &backend, why);
-		if (err != M2_OK)
-			return err;
-		(void)snprintf(device, sizeof device, "cuda:%d", v->device_ordinal);
-	}
-	M2_LIST_EACH(&s->workers, at)
-	{
-		struct m2_engine *w = M2_LIST_OF(at, struct m2_engine, link);
-		if (strcmp(w->device, device) == 0) {
-			if (w->rests)
-				wake(w);
-			*out = w;
-			return M2_OK;
-		}
-	}
-	return start_worker(s, device, cuda ? "cuda" : s->options->backend,
-		cuda ? v->device_ordinal : 0, out, why);
 }
 
 void m2_engines_finish(struct m2_supervisor *s)

@@ -1,5 +1,5 @@
 /* engines.h - the worker processes as the supervisor sees them: one per device in use, what they say
- * and what follows from it.
+ * and what follows from it; and which one a variant gets (engines_choose.c).
  *
  * A worker is started when the first variant wants its device (the cpu's at start).  Its step loop sends
  * a heartbeat every second; one that is silent for step_timeout, or four times as long while it loads, is
@@ -35,16 +35,30 @@ struct m2_engine {
 	bool opened;        /* this one's is */
 	enum m2_err unable; /* its process said that the device cannot be opened, and why */
 	struct m2_why unable_why;
-	bool rests; /* after that: no process until somebody asks for the device again */
+	bool rests;         /* after that: no process until somebody asks for the device again */
+	enum m2_err passed; /* it did not open when it was last tried: "auto" passes it by */
 	uint64_t steps;
 	struct m2_ipc_stats stats;
-	bool asked; /* STATS is on its way */
+	bool can_park; /* its backend keeps weights in host memory (kernels/backend.h) */
+	bool asked;    /* STATS is on its way */
 	struct m2_timer watch;
 };
 
-/* The worker for a variant's device, started if need be.  EUNSUPPORTED: this build or host has none. */
+/* The worker for a variant's device, started if need be.  EUNSUPPORTED: this build or host has none.
+ *
+ * "auto" is the lowest CUDA device that opens, else the cpu (or what --backend names in its place).  Whether
+ * one opens only its worker can tell: it is believed to until its worker has said otherwise, and then what
+ * waits for it as "auto" goes on (m2_residency_refuse): to the next ordinal after EDEVICE, which speaks of one
+ * device, else to the cpu: EUNSUPPORTED is the end of the devices or the want of a driver, and a process that
+ * dies without a word, UNOPENED_MAX times, would die with the next one too. */
 enum m2_err m2_engine_for(struct m2_supervisor *s, const struct m2_variant *v,
 	struct m2_engine **out, struct m2_why *why);
+
+/* Every device is worth another try by "auto", as at start. */
+void m2_engines_retry(struct m2_supervisor *s);
+
+/* Start its process: the first, or another after the device could not be opened. */
+void m2_engine_start(struct m2_engine *worker);
 
 /* One of the list that no process belongs to yet; NULL without memory. */
 struct m2_engine *m2_engine_create(

@@ -45,7 +45,9 @@ struct m2_fair_user {
 	_Atomic int32_t queued; /* tasks in all lanes */
 	_Atomic int32_t running;
 	_Atomic int32_t paused;
-	_Atomic int32_t held; /* slots */
+	_Atomic int32_t held;          /* slots */
+	_Atomic uint64_t slot_bytes;   /* of the states in them */
+	_Atomic uint64_t paused_bytes; /* of those in host memory */
 	_Atomic uint64_t prompt_tokens;
 	_Atomic uint64_t generated_tokens;
 	_Atomic uint64_t work; /* KiB of weights and states that their tokens went through */
@@ -54,7 +56,8 @@ struct m2_fair_user {
 	uint64_t time;    /* virtual */
 	uint64_t planned; /* virtual time of what the step being formed does for them */
 	uint64_t planned_work;
-	int32_t slots_max; /* 0: no limit */
+	int32_t slots_max;  /* 0: no limit */
+	uint64_t bytes_max; /* of states, in slots and paused; the same */
 };
 
 struct m2_fair {

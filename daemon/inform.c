@@ -186,7 +186,8 @@ static struct json_object *new_counters(const struct m2_counters *c)
 	} rows[] = {{"requests", c->requests}, {"finished", c->finished}, {"refused", c->refused},
 		{"cancelled", c->cancelled}, {"failed", c->failed}, {"lost", c->lost},
 		{"prompt_tokens", c->prompt_tokens}, {"generated_tokens", c->generated_tokens},
-		{"loads", c->loads}, {"unloads", c->unloads}, {"evictions", c->evictions}};
+		{"loads", c->loads}, {"unloads", c->unloads}, {"evictions", c->evictions},
+		{"parks", c->parks}, {"returns", c->returns}, {"parks_dropped", c->parks_dropped}};
 	struct json_object *o = json_object_new_object();
 	for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
 		m2_reply_u64(o, rows[i].name, rows[i].value);
@@ -249,12 +250,18 @@ static struct json_object *new_resident(const struct m2_tenant *t)
 	m2_reply_u64(o, "steps", st->steps);
 	m2_reply_u64(o, "prompt_tokens", st->prompt_tokens);
 	m2_reply_u64(o, "generated_tokens", st->generated_tokens);
-	m2_reply_seconds(o, "idle_s", loaded && t->n_running == 0 ? seconds_since(t->idle_ns) : 0);
+	const bool idle = loaded || t->state == M2_TENANT_PARKED;
+	m2_reply_seconds(o, "idle_s", idle && t->n_running == 0 ? seconds_since(t->idle_ns) : 0);
 	m2_reply_u64(o, "bytes", loaded ? f->weights + f->state + f->workspace : 0);
 	m2_reply_u64(o, "weights", loaded ? f->weights : 0);
 	m2_reply_u64(o, "state_bytes", loaded ? f->state : 0);
 	m2_reply_u64(o, "workspace", loaded ? f->workspace : 0);
+	m2_reply_u64(o, "parked", t->state == M2_TENANT_UNLOADING ? 0 : t->parked);
 	m2_reply_u64(o, "host", loaded ? t->loaded.host : 0);
+	if (loaded && t->loaded.measured > 0)
+		m2_reply_u64(o, "measured", t->loaded.measured);
+	if (loaded && t->loaded.runs[0] != '\0')
+		m2_reply_bounded(o, "runs", t->loaded.runs, sizeof t->loaded.runs);
 	m2_reply_seconds(o, "tokens_per_s", (float)((double)st->rate_millis / 1e3));
 	m2_reply_bool(o, "pinned", t->pinned);
 	m2_reply_bool(o, "makes_room", t->closed);

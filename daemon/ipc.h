@@ -34,7 +34,8 @@ enum m2_ipc_type {
 	M2_IPC_GATE_REPLY, /* m2_ipc_reply + body: JSON header, then payload */
 	M2_IPC_GATE_STOP,  /* m2_ipc_hello: unbind, flush, end */
 	/* supervisor -> worker */
-	M2_IPC_LOAD,    /* m2_ipc_load + body: struct m2_variant as bytes; none: what was planned */
+	/* m2_ipc_load + body: struct m2_variant as bytes; none: what was planned or is parked */
+	M2_IPC_LOAD,
 	M2_IPC_UNLOAD,  /* m2_ipc_unload */
 	M2_IPC_REQUEST, /* m2_ipc_request + body: the request's body */
 	M2_IPC_CANCEL,  /* m2_ipc_cancel */
@@ -101,7 +102,7 @@ struct m2_ipc_planned {
 
 struct m2_ipc_unload {
 	uint32_t model;
-	uint32_t pad;
+	uint32_t park;  /* 1: keep its weights in host memory, if the backend can */
 	int64_t wait_s; /* running requests may finish that long, then are cancelled */
 };
 
@@ -111,6 +112,8 @@ struct m2_ipc_request {
 	uint32_t weight; /* of its user: 1..M2_FAIR_WEIGHT_MAX (daemon/fair.h) */
 	int32_t slots;   /* that its user may hold at once on this device; 0: no limit */
 	uint32_t pad;
+	uint64_t
+		state_bytes; /* of states, in slots and paused, that they may have on it; the same */
 };
 
 struct m2_ipc_cancel {
@@ -122,6 +125,8 @@ struct m2_ipc_cancel {
 struct m2_ipc_worker_ready {
 	struct m2_device_info device;
 	char backend[16];
+	uint32_t can_park; /* 1: UNLOAD with park means something */
+	uint32_t pad;
 };
 
 struct m2_ipc_unable {
@@ -148,6 +153,9 @@ struct m2_ipc_loaded {
 		host; /* buffers of the lane in host memory; a part of workspace where the device is
 			  the host */
 	uint64_t memory_free; /* of the device, afterwards */
+	uint64_t
+		measured; /* bytes that the device has less free than before the load; 0: not known, as
+			      where its memory is the host's (m2_backend.owns_memory) */
 	uint32_t crowded; /* 1: the device has no room now; it is planned still, and may be tried
 				 again */
 	uint32_t pad;
@@ -159,7 +167,8 @@ struct m2_ipc_loaded {
 	char dialect[16];
 	char container[48];
 	char weights[8];    /* dtype resident */
-	char path[64];      /* which code runs it */
+	char path[64];      /* which code the device runs: m2_device_info.path */
+	char runs[96];      /* which of it runs this model: m2_backend.describe; "": not said */
 	char tokenizer[64]; /* its kind, "": none */
 	char template[64];  /* of conversations and gaps, "": none */
 };
@@ -167,8 +176,10 @@ struct m2_ipc_loaded {
 struct m2_ipc_unloaded {
 	uint32_t model;
 	uint32_t pad;
-	uint64_t bytes;       /* given back */
+	uint64_t bytes;       /* of the device, given back */
 	uint64_t memory_free; /* of the device, afterwards */
+	uint64_t parked;      /* of host memory that hold its weights: LOAD or UNLOAD it again;
+				 0: it is forgotten */
 };
 
 struct m2_ipc_accepted {
@@ -257,7 +268,9 @@ struct m2_ipc_user_stats {
 	int32_t slots;          /* held */
 	uint64_t prompt_tokens; /* since the worker knows the user */
 	uint64_t generated_tokens;
-	uint64_t work; /* m2_fair_user.work */
+	uint64_t work;         /* m2_fair_user.work */
+	uint64_t slot_bytes;   /* of the states in the slots they hold */
+	uint64_t paused_bytes; /* of those in host memory */
 };
 
 struct m2_ipc_users {

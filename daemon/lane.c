@@ -37,13 +37,29 @@ void m2_lane_measure(
 
 size_t m2_lane_bytes(const struct m2_lane_facts *f)
 {
-	const size_t slot = 2 * sizeof(struct m2_task *) + sizeof(int32_t) +
-			    sizeof(struct m2_work) + sizeof(struct m2_item);
+	const size_t item =
+		sizeof(struct m2_work) + sizeof(struct m2_item) + sizeof(struct m2_pick);
+	const size_t slot =
+		2 * sizeof(struct m2_task *) + sizeof(int32_t) + M2_STEPS_IN_FLIGHT * item;
 	const size_t place = sizeof(struct m2_party) + sizeof(int32_t);
 	return sizeof(struct m2_lane) + sizeof(struct m2_waiters) + (size_t)f->slots * slot +
 	       M2_FAIR_PLACES * place + (size_t)f->parked * (f->slot_bytes + sizeof(int32_t)) +
 	       row_count(f) * (size_t)f->vocab_rows * sizeof(float) + m2_sampler_bytes(f->vocab) +
 	       text_bytes(f);
+}
+
+static bool take_flights(struct m2_lane *lane)
+{
+	const size_t slots = (size_t)lane->facts.slots;
+	bool all = true;
+	for (int i = 0; i < M2_STEPS_IN_FLIGHT; i++) {
+		struct m2_flight *f = &lane->flights[i];
+		f->work = calloc(slots, sizeof *f->work);
+		f->items = calloc(slots, sizeof *f->items);
+		f->picks = calloc(slots, sizeof *f->picks);
+		all = all && f->work != NULL && f->items != NULL && f->picks != NULL;
+	}
+	return all;
 }
 
 static bool take_memory(struct m2_lane *lane)
@@ -60,14 +76,12 @@ static bool take_memory(struct m2_lane *lane)
 	lane->running = calloc(slots, sizeof(struct m2_task *));
 	lane->order = calloc(slots, sizeof(struct m2_task *));
 	lane->free_slots = calloc(slots, sizeof *lane->free_slots);
-	lane->work = calloc(slots, sizeof *lane->work);
-	lane->items = calloc(slots, sizeof *lane->items);
 	lane->rows = malloc(row_bytes);
 	lane->text = malloc(text_bytes(f));
-	if (lane->waiters == NULL || lane->parties == NULL || lane->present == NULL ||
-		lane->states == NULL || lane->free_states == NULL || lane->running == NULL ||
-		lane->order == NULL || lane->free_slots == NULL || lane->work == NULL ||
-		lane->items == NULL || lane->rows == NULL || lane->text == NULL)
+	if (!take_flights(lane) || lane->waiters == NULL || lane->parties == NULL ||
+		lane->present == NULL || lane->states == NULL || lane->free_states == NULL ||
+		lane->running == NULL || lane->order == NULL || lane->free_slots == NULL ||
+		lane->rows == NULL || lane->text == NULL)
 		return false;
 	/* the page faults now, not in a step */
 	memset(lane->rows, 0, row_bytes);
@@ -118,8 +132,11 @@ void m2_lane_destroy(struct m2_lane **lane)
 	free(l->running);
 	free(l->order);
 	free(l->free_slots);
-	free(l->work);
-	free(l->items);
+	for (int i = 0; i < M2_STEPS_IN_FLIGHT; i++) {
+		free(l->flights[i].work);
+		free(l->flights[i].items);
+		free(l->flights[i].picks);
+	}
 	free(l->rows);
 	free(l->text);
 	free(l);

@@ -174,6 +174,8 @@ static void put_stale(struct m2_supervisor *s, struct json_object *o)
 		const struct m2_tenant *t = M2_LIST_OF(at, struct m2_tenant, link);
 		struct m2_store_entry entry;
 		struct m2_why why;
+		if (t->state == M2_TENANT_UNLOADING)
+			continue;
 		if (m2_store_get(s->store, t->variant.name, NULL, &entry, &why) == M2_OK &&
 			strcmp(entry.checksum, t->checksum) == 0)
 			continue;
@@ -194,7 +196,9 @@ enum m2_err m2_lifecycle_reload(
 	const enum m2_err err = m2_lifecycle_configure(s, why);
 	if (err == M2_OK) {
 		m2_who_forget(s);
+		m2_engines_retry(s);
 		m2_lifecycle_scan(s, by, o != NULL ? o : scratch);
+		m2_residency_review_parked(s);
 		put_stale(s, o != NULL ? o : scratch);
 		m2_lifecycle_preload(s);
 		/* the gate sets the mode when it binds; it is back within milliseconds */

@@ -118,13 +118,14 @@ static void print_status(struct m2_supervisor *s, char *line, size_t size)
 {
 	int resident = 0;
 	int loading = 0;
+	int parked = 0;
 	char names[128] = "";
 	M2_LIST_EACH(&s->residents, at)
 	{
 		const struct m2_tenant *r = M2_LIST_OF(at, struct m2_tenant, link);
 		const size_t used = strlen(names);
-		if (r->state < M2_TENANT_READY)
-			loading++;
+		loading += r->state < M2_TENANT_READY;
+		parked += r->state == M2_TENANT_PARKED;
 		if (r->state != M2_TENANT_READY)
 			continue;
 		resident++;
@@ -138,8 +139,10 @@ static void print_status(struct m2_supervisor *s, char *line, size_t size)
 			    : s->draining                 ? "draining; "
 			    : s->gate.ready               ? ""
 							  : "endpoints not up; ";
-	(void)snprintf(line, size, "%s%d resident%s%s%s, %d loading", phase, resident,
+	const int n = snprintf(line, size, "%s%d resident%s%s%s, %d loading", phase, resident,
 		names[0] != '\0' ? " (" : "", names, names[0] != '\0' ? ")" : "", loading);
+	if (parked > 0 && n > 0 && (size_t)n < size)
+		(void)snprintf(line + n, size - (size_t)n, ", %d parked", parked);
 }
 
 void m2_notify_state(struct m2_supervisor *s)

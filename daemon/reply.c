@@ -226,8 +226,7 @@ enum m2_err m2_reply_put_tokens(struct json_object *o, const struct m2_ipc_token
 	return M2_OK;
 }
 
-/* A char array from another process: ends at its size even if no NUL is in it. */
-static void put_bounded(struct json_object *o, const char *name, const char *text, size_t size)
+void m2_reply_bounded(struct json_object *o, const char *name, const char *text, size_t size)
 {
 	const size_t length = strnlen(text, size);
 	if (m2_utf8_valid(text, length))
@@ -239,8 +238,8 @@ void m2_reply_put_loaded(struct json_object *o, const struct m2_ipc_loaded *l)
 	struct json_object *c = json_object_new_object();
 	struct json_object *f = json_object_new_object();
 	const struct m2_model_desc *d = &l->desc;
-	put_bounded(c, "dialect", l->dialect, sizeof l->dialect);
-	put_bounded(c, "container", l->container, sizeof l->container);
+	m2_reply_bounded(c, "dialect", l->dialect, sizeof l->dialect);
+	m2_reply_bounded(c, "container", l->container, sizeof l->container);
 	m2_reply_u64(c, "parameters", l->parameters);
 	m2_reply_int(c, "hidden_size", d->hidden_size);
 	m2_reply_int(c, "layers", d->n_layers);
@@ -253,11 +252,13 @@ void m2_reply_put_loaded(struct json_object *o, const struct m2_ipc_loaded *l)
 	m2_reply_int(c, "vocab_rows", d->vocab_rows);
 	m2_reply_int(c, "vocab_size", l->vocab_size);
 	m2_reply_int(c, "tokenizer_size", l->tokenizer_size);
-	put_bounded(c, "tokenizer", l->tokenizer, sizeof l->tokenizer);
-	put_bounded(c, "template", l->template, sizeof l->template);
+	m2_reply_bounded(c, "tokenizer", l->tokenizer, sizeof l->tokenizer);
+	m2_reply_bounded(c, "template", l->template, sizeof l->template);
 	m2_reply_add(o, "checkpoint", c);
-	put_bounded(o, "weights", l->weights, sizeof l->weights);
-	put_bounded(o, "path", l->path, sizeof l->path);
+	m2_reply_bounded(o, "weights", l->weights, sizeof l->weights);
+	m2_reply_bounded(o, "path", l->path, sizeof l->path);
+	if (l->runs[0] != '\0')
+		m2_reply_bounded(o, "runs", l->runs, sizeof l->runs);
 	m2_reply_u64(o, "load_ms", l->load_ms);
 	m2_reply_u64(f, "weights", l->footprint.weights);
 	m2_reply_u64(f, "state", l->footprint.state);
@@ -266,5 +267,7 @@ void m2_reply_put_loaded(struct json_object *o, const struct m2_ipc_loaded *l)
 	m2_reply_u64(f, "host", l->host);
 	m2_reply_u64(
 		f, "total", l->footprint.weights + l->footprint.state + l->footprint.workspace);
+	if (l->measured > 0)
+		m2_reply_u64(f, "measured", l->measured);
 	m2_reply_add(o, "footprint", f);
 }

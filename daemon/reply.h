@@ -58,6 +58,8 @@ size_t m2_reply_plain(const struct m2_request *r, char out[M2_REPLY_PLAIN_BYTES]
 /* Shorthands for building. */
 void m2_reply_string(struct json_object *o, const char *name, const char *value);
 void m2_reply_int(struct json_object *o, const char *name, int64_t value);
+/* A char array from another process: ends at its size even if no NUL is in it. */
+void m2_reply_bounded(struct json_object *o, const char *name, const char *text, size_t size);
 void m2_reply_u64(struct json_object *o, const char *name, uint64_t value);
 void m2_reply_bool(struct json_object *o, const char *name, bool value);
 void m2_reply_seconds(

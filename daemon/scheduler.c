@@ -1,8 +1,7 @@
-/* scheduler.c - one step of one lane, in the order that scheduler.h gives. */
+/* scheduler.c - from one step to the next, in the order that scheduler.h gives. */
 #include "daemon/scheduler.h"
 
 #include <assert.h>
-#include <string.h>
 
 #include "daemon/scheduler_internal.h"
 
@@ -24,6 +23,7 @@ static void unlink_lane(struct m2_scheduler *s, struct m2_lane *lane)
 void m2_scheduler_remove(struct m2_scheduler *s, struct m2_lane *lane)
 {
 	assert(lane->n_running == 0 && lane->n_present == 0);
+	m2_flight_drop(s, lane, true);
 	unlink_lane(s, lane);
 }
 
@@ -39,10 +39,10 @@ void m2_scheduler_submit(struct m2_scheduler *s, struct m2_lane *lane, struct m2
 
 /* ---- ending ------------------------------------------------------------------------------------ */
 
-/* All sequences have ended: finish the results and hand the task back.  It is not ours after this. */
-static void retire(struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task)
+void m2_scheduler_retire(struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task)
 {
 	const uint64_t now = s->clock();
+	m2_flight_forget(lane, task);
 	if (task->stage == M2_STAGE_PAUSED)
 		task->header->paused_ns += now - task->paused_at;
 	m2_scheduler_free_all(lane, task);
@@ -56,7 +56,7 @@ void m2_scheduler_end(struct m2_scheduler *s, struct m2_lane *lane, struct m2_ta
 {
 	task->err = m2_fail(err, &task->why, "%s", sentence);
 	m2_scheduler_close(task, finish);
-	retire(s, lane, task);
+	m2_scheduler_retire(s, lane, task);
 }
 
 /* What ends this task now, if anything. */
@@ -92,7 +92,8 @@ static void sweep_running(struct m2_scheduler *s, struct m2_lane *lane, uint64_t
 	for (int32_t i = 0; i < lane->n_running; i++) {
 		struct m2_task *task = lane->running[i];
 		const enum m2_finish finish = verdict(lane, task, now);
-		if (finish == M2_FINISH_RUNNING)
+		/* logits on their way go into its results memory */
+		if (finish == M2_FINISH_RUNNING || task->rows_flying)
 			lane->running[kept++] = task;
 		else
 			end_by_verdict(s, lane, task, finish);
@@ -131,119 +132,22 @@ static void sweep_waiting(struct m2_scheduler *s, struct m2_lane *lane, uint64_t
 	}
 }
 
-/* ---- run and deliver --------------------------------------------------------------------------- */
+/* ---- a step --------------------------------------------------------------------------------------- */
 
-static bool complete(const struct m2_task *task)
-{
-	return task->failed ? task->n_live == 0
-			    : task->prompt_done == task->prompt_tokens && task->n_live == 0;
-}
-
-/* Those that were in the step go behind those that were not, and its first behind its others: so that each
- * of a user's tasks has its turn when there is not room, or not the right, for all of them. */
-static void rotate(struct m2_lane *lane)
-{
-	struct m2_task *first = NULL;
-	int32_t n = 0;
-	for (int32_t i = 0; i < lane->n_running; i++)
-		if (!lane->running[i]->in_step)
-			lane->order[n++] = lane->running[i];
-	for (int32_t i = 0; i < lane->n_running; i++) {
-		struct m2_task *task = lane->running[i];
-		if (!task->in_step)
-			continue;
-		if (first != NULL)
-			lane->order[n++] = task;
-		else
-			first = task;
-	}
-	if (first != NULL)
-		lane->order[n++] = first;
-	memcpy(lane->running, lane->order, (size_t)n * sizeof *lane->order);
-}
-
-/* After a step: ring, tell, retire. */
-static void settle(struct m2_scheduler *s, struct m2_lane *lane)
-{
-	int32_t kept = 0;
-	rotate(lane);
-	for (int32_t i = 0; i < lane->n_running; i++) {
-		struct m2_task *task = lane->running[i];
-		const bool changed = task->changed;
-		task->in_step = false;
-		task->changed = false;
-		if (complete(task)) {
-			retire(s, lane, task); /* rings */
-			continue;
-		}
-		lane->running[kept++] = task;
-		if (changed && (task->flags & M2_REQUEST_MESSAGES) != 0)
-			s->events.news(s->events.ctx, task);
-		else if (changed)
-			m2_results_ring(task->header);
-	}
-	lane->n_running = kept;
-}
-
-/* A step that the backend refused: its tasks end, the others go on. */
-static void drop_step(
-	struct m2_scheduler *s, struct m2_lane *lane, enum m2_err err, const struct m2_why *why)
-{
-	int32_t kept = 0;
-	for (int32_t i = 0; i < lane->n_running; i++) {
-		struct m2_task *task = lane->running[i];
-		if (task->in_step)
-			m2_scheduler_end(s, lane, task, M2_FINISH_ERROR, err, why->text);
-		else
-			lane->running[kept++] = task;
-	}
-	lane->n_running = kept;
-}
-
-static enum m2_err run_step(struct m2_scheduler *s, struct m2_lane *lane, struct m2_why *why)
-{
-	const uint64_t start = s->clock();
-	const enum m2_err err =
-		lane->facts.backend->step(lane->facts.model, lane->work, lane->n_items, why);
-	const uint64_t now = s->clock();
-	m2_scheduler_book(lane, err == M2_OK);
-	if (err == M2_EDEVICE)
-		return err;
-	if (err != M2_OK) {
-		drop_step(s, lane, err, why);
-		return M2_OK;
-	}
-	s->steps++;
-	atomic_fetch_add_explicit(&lane->steps, 1, memory_order_relaxed);
-	for (int32_t i = 0; i < lane->n_running; i++)
-		if (lane->running[i]->in_step)
-			lane->running[i]->header->engine_ns += now - start;
-	for (int32_t i = 0; i < lane->n_items; i++) {
-		const uint32_t tokens = (uint32_t)lane->work[i].n_tokens;
-		s->tokens += tokens;
-		lane->items[i].task->turn_tokens += tokens;
-		m2_scheduler_deliver(lane, i, now);
-	}
-	settle(s, lane);
-	return M2_OK;
-}
-
-/* The lane of the user who is furthest behind; the first of several.  NULL: nothing runs. */
-static struct m2_lane *choose_lane(struct m2_scheduler *s)
+/* The lane of the user who is furthest behind, of those not passed; the first of several.  NULL: nothing
+ * runs there. */
+static struct m2_lane *choose_lane(struct m2_scheduler *s, uint64_t *time_of)
 {
 	struct m2_lane *best = NULL;
-	uint64_t least = 0;
 	for (struct m2_lane *lane = s->lanes; lane != NULL; lane = lane->next) {
-		for (int32_t i = 0; i < lane->n_running; i++) {
+		for (int32_t i = 0; i < lane->n_running && !lane->passed; i++) {
 			const uint64_t time = m2_user_of(lane, lane->running[i])->time;
-			if (best == NULL || time < least) {
+			if (best == NULL || time < *time_of) {
 				best = lane;
-				least = time;
+				*time_of = time;
 			}
 		}
 	}
-	if (best != NULL)
-		m2_fair_advance(&s->fair, least);
 	return best;
 }
 
@@ -258,6 +162,26 @@ static void pass_turn(struct m2_scheduler *s, struct m2_lane *lane)
 	*end = lane;
 }
 
+/* A step of the first lane that has one, if any has. */
+static enum m2_err begin_next(struct m2_scheduler *s, bool *begun, struct m2_why *why)
+{
+	uint64_t least = 0;
+	struct m2_lane *lane = choose_lane(s, &least);
+	if (lane != NULL)
+		m2_fair_advance(&s->fair, least);
+	while (lane != NULL && (lane->pause_waits || !m2_scheduler_form(lane))) {
+		assert(s->n_flying > 0); /* else there is room for everyone's next token or piece */
+		lane->passed = true;
+		lane = choose_lane(s, &least);
+	}
+	*begun = lane != NULL;
+	if (lane == NULL)
+		return M2_OK;
+	const enum m2_err err = m2_flight_begin(s, lane, why);
+	pass_turn(s, lane);
+	return err;
+}
+
 enum m2_err m2_scheduler_step(struct m2_scheduler *s, bool *worked, struct m2_why *why)
 {
 	const uint64_t now = s->clock();
@@ -265,20 +189,20 @@ enum m2_err m2_scheduler_step(struct m2_scheduler *s, bool *worked, struct m2_wh
 		sweep_running(s, lane, now);
 		sweep_waiting(s, lane, now);
 		m2_scheduler_admit(s, lane, now);
+		lane->passed = false;
 	}
-	struct m2_lane *lane = choose_lane(s);
-	*worked = lane != NULL;
-	if (lane == NULL)
-		return M2_OK;
-	m2_scheduler_form(lane);
-	assert(lane->n_items > 0); /* there is room for everyone's next token or piece */
-	const enum m2_err err = run_step(s, lane, why);
-	pass_turn(s, lane);
+	bool begun;
+	enum m2_err err = begin_next(s, &begun, why);
+	*worked = begun || s->n_flying > 0;
+	if (err == M2_OK && s->n_flying > 0 &&
+		(!begun || s->n_flying == m2_flight_most(s->flying[0])))
+		err = m2_flight_wait(s, why);
 	return err;
 }
 
 void m2_scheduler_fail(struct m2_scheduler *s, enum m2_err err, const struct m2_why *why)
 {
+	m2_flight_drop(s, NULL, err != M2_EDEVICE);
 	for (struct m2_lane *lane = s->lanes; lane != NULL; lane = lane->next) {
 		struct m2_task *task;
 		for (int32_t i = 0; i < lane->n_running; i++)

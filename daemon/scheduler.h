@@ -1,7 +1,7 @@
 /* scheduler.h - whose turn it is: continuous batching of tasks over the slots of resident models.
  *
  * A lane is one resident model with its queue, its slots and all buffers of a step.  One call of
- * m2_scheduler_step runs one step of the next lane that has work:
+ * m2_scheduler_step begins a step of the next lane that has work, and waits for the oldest that is under way:
  *
  *   sweep     cancellations, deadlines and an unload that waits no longer take effect
  *   admit     every lane: slots to whom they are due, by pausing others if need be
@@ -10,7 +10,8 @@
  *             step is full.  A piece ends at a multiple of M2_CHUNK or at the prompt's end, so that
  *             bits do not depend on the cut, and no prompt, however long, delays a decode by more than
  *             a step
- *   run       the backend
+ *   begin     the backend has the step; what it costs is booked to users
+ *   wait      for the oldest step begun
  *   deliver   sample, append, publish, ring; tasks that are complete go back to their owner
  *
  * Whose turn it is (daemon/fair.h says by what measure).  All that a user has in a lane is a party; first
@@ -33,6 +34,26 @@
  * A step has room for slots + M2_CHUNK tokens at least, and rows for as many logits: there is always
  * room for one piece beside a full house of decodes, so nobody starves.
  *
+ * Ahead: where the backend runs steps by itself (step_begin), the next one is begun before the last one is
+ * waited for, so that the device does not stand still while its results are dealt with.  A synchronous one
+ * has its results looked at before anything more is computed, as there is nothing to gain.
+ *
+ *   who may    a task whose tokens the device picks (m2_task_picks): its next token is already there when
+ *              it is fed.  All others need their logits on the host first, and are left out of the step that
+ *              is begun before those have come: with such neighbours they are in every second step.  That
+ *              is fair by the measure above, which lets nobody run ahead by more than M2_FAIR_LEAD tokens;
+ *              and nobody goes ahead unless there are M2_AHEAD_SHARE that do for each one left out, since
+ *              a step costs what it reads of the weights however few are in it
+ *   the end    one that reaches max_tokens with a step under way is not in the next.  One that turns out to
+ *              have ended there (an end token, a stop string, a cancel) is in it once more: that pick is
+ *              nobody's token, is counted nowhere and seen by no one; its work is booked to its user
+ *              like any other, since it was done for them
+ *   slots      what frees, clears, copies or restores one takes effect behind the steps under way.  A pick
+ *              is not saved with its state, so a task is paused only when nothing of it is under way: when
+ *              somebody is to be, the lane begins nothing until then
+ *   results    logits go to the lane's rows, which there are once, or straight into results memory: so at
+ *              most one step under way has any, and a task in it ends behind it, not before
+ *
  * Threads: all functions here on the step thread, except create, destroy and bytes of a lane not in a
  * scheduler, and except the atomics of struct m2_lane.  No function but those allocates, takes a lock
  * or makes a system call other than the futex wake of a publication.
@@ -53,7 +74,7 @@
 #include "kernels/backend.h"
 #include "model/tokenizer.h"
 
-enum { M2_PAUSE_TOKENS = 64, M2_PARKED_PER_SLOT = 64, M2_PAUSED_AS_SLOTS = -1 };
+enum { M2_PAUSE_TOKENS = 64, M2_PARKED_PER_SLOT = 64, M2_PAUSED_AS_SLOTS = -1, M2_AHEAD_SHARE = 8 };
 #define M2_PAUSED_BYTES UINT64_C(1073741824)
 #define M2_PAUSE_NS     UINT64_C(100000000)
 
@@ -82,9 +103,19 @@ void m2_lane_measure(
 /* Room of a step for a variant's max_batch_tokens. */
 int32_t m2_lane_step_tokens(int32_t max_batch_tokens, int32_t slots);
 
-struct m2_item { /* what a work item is for */
-	struct m2_task *task;
+struct m2_item {                      /* what a work item is for */
+	struct m2_task *task;         /* NULL: it has ended meanwhile */
 	struct m2_sequence *sequence; /* NULL: a piece of the prompt */
+};
+
+/* A step, from being formed until its results are delivered. */
+struct m2_flight {
+	struct m2_work *work;  /* [slots] */
+	struct m2_item *items; /* [slots] */
+	struct m2_pick *picks; /* [slots] */
+	int32_t n_items;
+	bool rows; /* some of its work gives logits */
+	uint64_t begun_ns;
 };
 
 struct m2_task_list {
@@ -136,9 +167,13 @@ struct m2_lane {
 	int32_t n_free_states;
 	int32_t *free_slots; /* stack [slots] */
 	int32_t n_free;
-	struct m2_work *work;  /* [slots] */
-	struct m2_item *items; /* [slots] */
-	int32_t n_items;
+	struct m2_flight flights[M2_STEPS_IN_FLIGHT]; /* by begun and waited, modulo their number */
+	uint32_t begun;                               /* steps, ever */
+	uint32_t waited;
+	bool rows_busy;   /* a step under way has logits */
+	bool pause_waits; /* somebody is to be paused, when nothing of them is under way */
+	bool passed;      /* it has nothing for the step that is being chosen */
+	int32_t left_out; /* sequences that are not in the step being formed for want of their logits */
 	float *rows; /* [slots + M2_CHUNK, vocab_rows]: one per slot, then those of prompt scores */
 	int32_t n_rows; /* of the first kind, in this step */
 	struct m2_sampler sampler;
@@ -165,21 +200,27 @@ struct m2_scheduler {
 	struct m2_fair fair;
 	struct m2_scheduler_events events;
 	uint64_t (*clock)(void); /* CLOCK_MONOTONIC in ns, or a test's */
+	struct m2_lane
+		*flying[M2_STEPS_IN_FLIGHT]; /* whose steps are under way, the oldest first */
+	int32_t n_flying;
+	uint64_t waited_ns; /* when the last one had come */
 	uint64_t steps;
 	uint64_t tokens;
 };
 
 void m2_scheduler_add(struct m2_scheduler *s, struct m2_lane *lane);
-/* The lane must be without tasks. */
+/* The lane must be without tasks.  A step that is still under way in it is nobody's, and waited for. */
 void m2_scheduler_remove(struct m2_scheduler *s, struct m2_lane *lane);
 void m2_scheduler_submit(struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task);
 
-/* One step of one lane.  *worked = false: nothing to do in any lane.  An error is M2_EDEVICE: the
+/* Begin a step of one lane, and wait for the oldest under way if that was one too many, or there was none to
+ * begin.  *worked = false: nothing to do in any lane, and nothing under way.  An error is M2_EDEVICE: the
  * device is gone (m2_scheduler_fail then ends everything); other errors of a step end the tasks that
  * were in it and are not returned. */
 enum m2_err m2_scheduler_step(struct m2_scheduler *s, bool *worked, struct m2_why *why);
 
-/* End every task of every lane with this error. */
+/* End every task of every lane with this error; M2_EDEVICE: what is under way will not come, else it is
+ * waited for and forgotten. */
 void m2_scheduler_fail(struct m2_scheduler *s, enum m2_err err, const struct m2_why *why);
 
 #endif

@@ -10,10 +10,22 @@
 
 /* ---- slots ------------------------------------------------------------------------------------- */
 
+/* A state more or less of those that count for a user. */
+static void count_bytes(_Atomic uint64_t *figure, const struct m2_lane *lane, int32_t by)
+{
+	const uint64_t bytes = lane->facts.slot_bytes;
+	if (by > 0)
+		atomic_fetch_add_explicit(figure, bytes, memory_order_relaxed);
+	else
+		atomic_fetch_sub_explicit(figure, bytes, memory_order_relaxed);
+}
+
 static void hold(struct m2_lane *lane, struct m2_task *task, int32_t by)
 {
+	struct m2_fair_user *user = m2_user_of(lane, task);
 	m2_party_of(lane, task)->held += by;
-	atomic_fetch_add_explicit(&m2_user_of(lane, task)->held, by, memory_order_relaxed);
+	atomic_fetch_add_explicit(&user->held, by, memory_order_relaxed);
+	count_bytes(&user->slot_bytes, lane, by);
 	atomic_store_explicit(
 		&lane->slots_used, lane->facts.slots - lane->n_free, memory_order_relaxed);
 }
@@ -34,10 +46,12 @@ void m2_scheduler_free_slot(struct m2_lane *lane, struct m2_task *task, struct m
 	hold(lane, task, -1);
 }
 
-static void free_state(struct m2_lane *lane, struct m2_sequence *q)
+static void free_state(struct m2_lane *lane, struct m2_task *task, struct m2_sequence *q)
 {
-	if (q->parked >= 0)
+	if (q->parked >= 0) {
 		lane->free_states[lane->n_free_states++] = q->parked;
+		count_bytes(&m2_user_of(lane, task)->paused_bytes, lane, -1);
+	}
 	q->parked = M2_PARKED_NONE;
 }
 
@@ -45,7 +59,7 @@ void m2_scheduler_free_all(struct m2_lane *lane, struct m2_task *task)
 {
 	for (uint32_t i = 0; i < task->n_slots; i++) {
 		m2_scheduler_free_slot(lane, task, &task->sequences[i]);
-		free_state(lane, &task->sequences[i]);
+		free_state(lane, task, &task->sequences[i]);
 	}
 }
 
@@ -104,7 +118,7 @@ static const char *resume(struct m2_lane *lane, struct m2_task *task, uint64_t n
 			f->backend->slot_restore(f->model, q->slot,
 				lane->states + (size_t)q->parked * f->slot_bytes) != M2_OK)
 			return "restoring a sequence's state failed";
-		free_state(lane, q);
+		free_state(lane, task, q);
 	}
 	task->header->paused_ns += now - task->paused_at;
 	begin_turn(lane, task, now);
@@ -124,6 +138,7 @@ static bool park(struct m2_lane *lane, struct m2_task *task, uint64_t now)
 		if (!has_state(task, i))
 			continue;
 		q->parked = lane->free_states[--lane->n_free_states];
+		count_bytes(&m2_user_of(lane, task)->paused_bytes, lane, 1);
 		if (f->backend->slot_save(f->model, q->slot,
 			    lane->states + (size_t)q->parked * f->slot_bytes) != M2_OK)
 			return false;
@@ -237,12 +252,22 @@ static void park_chosen(struct m2_scheduler *s, struct m2_lane *lane, bool go, u
 
 /* ---- admission --------------------------------------------------------------------------------- */
 
+/* The token that is under way for one that is chosen would not be saved with its state. */
+static bool chosen_fly(const struct m2_lane *lane)
+{
+	for (int32_t i = 0; i < lane->n_running; i++)
+		if (lane->running[i]->chosen && lane->running[i]->flying > 0)
+			return true;
+	return false;
+}
+
 static bool make_room(struct m2_scheduler *s, struct m2_lane *lane, const struct m2_task *task,
 	int32_t need, uint64_t now)
 {
 	const bool enough = choose(lane, task, need, now);
-	park_chosen(s, lane, enough, now);
-	return enough;
+	lane->pause_waits = enough && chosen_fly(lane);
+	park_chosen(s, lane, enough && !lane->pause_waits, now);
+	return enough && !lane->pause_waits;
 }
 
 static void run(struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *task, uint64_t now)
@@ -256,6 +281,7 @@ static void run(struct m2_scheduler *s, struct m2_lane *lane, struct m2_task *ta
 void m2_scheduler_admit(struct m2_scheduler *s, struct m2_lane *lane, uint64_t now)
 {
 	struct m2_task *task;
+	lane->pause_waits = false;
 	while ((task = m2_queue_next(lane, false)) != NULL) {
 		const int32_t need = m2_scheduler_need(task);
 		if (need > lane->n_free && !make_room(s, lane, task, need, now))
@@ -263,7 +289,7 @@ void m2_scheduler_admit(struct m2_scheduler *s, struct m2_lane *lane, uint64_t n
 		run(s, lane, task, now);
 	}
 	/* but those that have run already still change places when there is no memory for one more */
-	if (task == NULL || task->stage != M2_STAGE_QUEUED)
+	if (task == NULL || task->stage != M2_STAGE_QUEUED || lane->pause_waits)
 		return;
 	while ((task = m2_queue_next(lane, true)) != NULL &&
 		make_room(s, lane, task, lane->n_free + m2_scheduler_need(task), now))

@@ -14,28 +14,35 @@ static float *row_at(struct m2_lane *lane, int32_t row)
 }
 
 static void add_item(struct m2_lane *lane, struct m2_task *task, struct m2_sequence *sequence,
-	struct m2_work work)
+	struct m2_work work, bool pick)
 {
-	assert(lane->n_items < lane->facts.slots);
-	lane->work[lane->n_items] = work;
-	lane->items[lane->n_items++] = (struct m2_item){task, sequence};
+	struct m2_flight *f = m2_flight_next(lane);
+	assert(f->n_items < lane->facts.slots);
+	if (pick) {
+		work.pick = &f->picks[f->n_items];
+		work.pick_limit = lane->facts.vocab;
+	}
+	f->rows = f->rows || work.logits != NULL;
+	f->work[f->n_items] = work;
+	f->items[f->n_items++] = (struct m2_item){task, sequence};
 	task->in_step = true;
 }
 
 static void add_decode(struct m2_lane *lane, struct m2_task *task, struct m2_sequence *q)
 {
-	float *row = q->logits != NULL
-			     ? q->logits + (size_t)q->generated * (size_t)lane->facts.vocab_rows
-			     : row_at(lane, lane->n_rows++);
-	add_item(lane, task, q,
-		(struct m2_work){
-			.slot = q->slot,
-			.n_tokens = 1,
-			.position = (int64_t)task->prompt_tokens + q->generated - 1,
-			.tokens = &q->last,
-			.logits_first = 0,
-			.logits = row,
-		});
+	struct m2_work work = {
+		.slot = q->slot,
+		.n_tokens = 1,
+		.position = (int64_t)task->prompt_tokens + q->generated + q->ahead - 1,
+		.tokens = &q->last,
+		.logits_first = task->picks ? 1 : 0,
+		.from_pick = q->ahead > 0,
+	};
+	if (q->logits != NULL)
+		work.logits = q->logits + (size_t)q->generated * (size_t)lane->facts.vocab_rows;
+	else if (!task->picks)
+		work.logits = row_at(lane, lane->n_rows++);
+	add_item(lane, task, q, work, task->picks);
 }
 
 static bool scored_through_scratch(const struct m2_task *task)
@@ -43,17 +50,52 @@ static bool scored_through_scratch(const struct m2_task *task)
 	return task->wants_prompt_scores && task->prompt_logits == NULL;
 }
 
+/* Of the prompt, with what is under way. */
+static uint32_t begun_of(const struct m2_task *task)
+{
+	return task->prompt_done + task->prompt_ahead;
+}
+
 /* The next piece of a task's prompt behind what is planned already: to the next multiple of M2_CHUNK or
  * the prompt's end; 0 when nothing is left. */
 static int32_t next_piece(const struct m2_task *task)
 {
-	const uint32_t at = task->prompt_done + task->planned;
+	const uint32_t at = begun_of(task) + task->planned;
 	const uint32_t to_grid = (uint32_t)M2_CHUNK - at % (uint32_t)M2_CHUNK;
 	const uint32_t left = task->prompt_tokens - at;
 	return (int32_t)(left < to_grid ? left : to_grid);
 }
 
+/* Must a piece wait for logits that are under way? */
+static bool lacks_rows(const struct m2_lane *lane, const struct m2_task *task, int32_t piece)
+{
+	const bool ends = begun_of(task) + task->planned + (uint32_t)piece == task->prompt_tokens;
+	return lane->rows_busy && (task->wants_prompt_scores || (ends && !task->picks));
+}
+
 /* ---- who may ------------------------------------------------------------------------------------ */
+
+/* Has it sequences whose prompt is through, and that do not end with what is under way? */
+static bool decodes(const struct m2_task *task)
+{
+	if (begun_of(task) < task->prompt_tokens)
+		return false;
+	for (uint32_t i = 0; i < task->n_sequences; i++) {
+		const struct m2_sequence *q = &task->sequences[i];
+		if (q->live) /* one is like the others: they are in the same steps */
+			return q->generated + q->ahead < task->max_tokens;
+	}
+	return false;
+}
+
+/* And are their tokens where they are needed: on the host, or, picked, on the device? */
+static bool ready(const struct m2_lane *lane, const struct m2_task *task)
+{
+	if (task->flying == 0)
+		return task->picks || !lane->rows_busy;
+	const bool forked = task->n_sequences == 1 || task->prompt_done == task->prompt_tokens;
+	return task->picks && forked && !task->rows_flying;
+}
 
 /* How far ahead.  Where taking part in a step has a price, a user who may begin comes with all they have, and
  * pays once. */
@@ -107,7 +149,8 @@ static struct m2_task *next_dealt(struct m2_lane *lane, int32_t room, bool score
 	for (int32_t i = 0; i < lane->n_running; i++) {
 		struct m2_task *task = lane->running[i];
 		const int32_t piece = next_piece(task);
-		if (piece == 0 || piece > room || (scores_taken && scored_through_scratch(task)))
+		if (piece == 0 || piece > room || (scores_taken && scored_through_scratch(task)) ||
+			lacks_rows(lane, task, piece))
 			continue;
 		if (best != NULL) {
 			const struct m2_fair_user *u = m2_user_of(lane, task);
@@ -140,27 +183,27 @@ static void deal(struct m2_lane *lane, int32_t room)
 static void add_prompt(struct m2_lane *lane, struct m2_task *task)
 {
 	const int32_t n = (int32_t)task->planned;
-	const bool ends = task->prompt_done + task->planned == task->prompt_tokens;
+	const uint32_t at = begun_of(task);
+	const bool ends = at + task->planned == task->prompt_tokens;
 	struct m2_work work = {
 		.slot = task->sequences[0].slot,
 		.n_tokens = n,
-		.position = task->prompt_done,
-		.tokens = task->prompt + task->prompt_done,
+		.position = at,
+		.tokens = task->prompt + at,
 		.logits_first = n,
 		.logits = NULL,
 	};
 	if (task->prompt_logits != NULL) {
 		work.logits_first = 0;
-		work.logits = task->prompt_logits +
-			      (size_t)task->prompt_done * (size_t)lane->facts.vocab_rows;
+		work.logits = task->prompt_logits + (size_t)at * (size_t)lane->facts.vocab_rows;
 	} else if (task->wants_prompt_scores) {
 		work.logits_first = 0;
 		work.logits = row_at(lane, lane->facts.slots);
-	} else if (ends) {
+	} else if (ends && !task->picks) {
 		work.logits_first = n - 1;
 		work.logits = row_at(lane, lane->n_rows++);
 	}
-	add_item(lane, task, NULL, work);
+	add_item(lane, task, NULL, work, ends && task->picks);
 }
 
 /* All live sequences of a task, or none of them. */
@@ -172,18 +215,52 @@ static void add_decodes(struct m2_lane *lane, struct m2_task *task)
 	plan(lane, task, task->n_live * lane->facts.cost.decode);
 }
 
-void m2_scheduler_form(struct m2_lane *lane)
+static void add_all_decodes(struct m2_lane *lane)
 {
-	lane->n_items = 0;
-	lane->n_rows = 0;
 	for (int32_t i = 0; i < lane->n_running; i++) {
 		struct m2_task *task = lane->running[i];
 		task->planned = 0;
-		if (task->prompt_done == task->prompt_tokens && may_go(lane, task))
+		if (!decodes(task) || !may_go(lane, task))
+			continue;
+		if (ready(lane, task))
 			add_decodes(lane, task);
+		else
+			lane->left_out += (int32_t)task->n_live;
 	}
-	deal(lane, lane->facts.step_tokens - lane->n_items);
+}
+
+static void add_all_prompts(struct m2_lane *lane)
+{
+	for (int32_t i = 0; i < lane->n_running; i++) {
+		struct m2_task *task = lane->running[i];
+		const int32_t piece = next_piece(task);
+		if (task->planned > 0)
+			add_prompt(lane, task);
+		else if (piece > 0 && lacks_rows(lane, task, piece) && may_go(lane, task))
+			lane->left_out++;
+	}
+}
+
+/* What was planned is not done. */
+static void forget_step(struct m2_lane *lane)
+{
+	m2_scheduler_book(lane, false);
 	for (int32_t i = 0; i < lane->n_running; i++)
-		if (lane->running[i]->planned > 0)
-			add_prompt(lane, lane->running[i]);
+		lane->running[i]->in_step = false;
+}
+
+bool m2_scheduler_form(struct m2_lane *lane)
+{
+	struct m2_flight *f = m2_flight_next(lane);
+	f->n_items = 0;
+	f->rows = false;
+	lane->n_rows = 0;
+	lane->left_out = 0;
+	add_all_decodes(lane);
+	deal(lane, lane->facts.step_tokens - f->n_items);
+	add_all_prompts(lane);
+	if (f->n_items > 0 && lane->left_out * M2_AHEAD_SHARE <= f->n_items)
+		return true;
+	forget_step(lane);
+	return false;
 }

@@ -1,11 +1,12 @@
-/* scheduler_publish.c - from rows of logits to results memory: tokens, scores, text, ends.
+/* scheduler_publish.c - from rows of logits and picks to results memory: tokens, scores, text, ends.
  *
  * What is stored becomes visible by the release stores of `published` and its kin, in the order that
- * common/results.h promises.  The doorbell is rung by scheduler.c, once per task and step.
+ * common/results.h promises.  The doorbell is rung by scheduler_flight.c, once per task and
+ * step.
  */
 #include "daemon/scheduler_internal.h"
 
-#include <assert.h>
+#include <math.h>
 #include <string.h>
 
 static bool is_end(const struct m2_task *task, int32_t token)
@@ -80,32 +81,57 @@ static enum m2_finish append_token(
 	return finish;
 }
 
-/* Sample one token of one sequence from its row, and publish it. */
-static void extend(
-	struct m2_lane *lane, struct m2_task *task, struct m2_sequence *q, const float *row)
+/* What a step gives to choose a token from: the pick of a task that picks, else the row. */
+struct choice {
+	const float *row;
+	const struct m2_pick *pick;
+};
+
+static enum m2_err take_pick(
+	struct m2_sequence *q, const struct m2_pick *pick, int32_t *token, struct m2_why *why)
+{
+	if (!isfinite(pick->logprob))
+		return m2_fail(M2_EDEVICE, why, "the model's logits are not finite numbers");
+	*token = pick->token;
+	if (q->logprobs != NULL)
+		q->logprobs[q->generated] = pick->logprob;
+	return M2_OK;
+}
+
+static enum m2_err sample(struct m2_lane *lane, struct m2_task *task, struct m2_sequence *q,
+	const float *row, int32_t *token, struct m2_why *why)
 {
 	const struct m2_sampler_rule rule = {
 		&task->sampling, task->bias, task->n_bias, (uint32_t)(q - task->sequences)};
 	const uint32_t at = q->generated;
-	struct m2_why why;
-	int32_t token = 0;
-	enum m2_err err =
-		m2_sampler_choose(&lane->sampler, row, &rule, &q->counts, at, &token, &why);
+	enum m2_err err = m2_sampler_choose(&lane->sampler, row, &rule, &q->counts, at, token, why);
 	if (err == M2_OK && q->logprobs != NULL)
-		err = m2_sampler_logprobs(&lane->sampler, row, token, task->top_k, &q->logprobs[at],
+		err = m2_sampler_logprobs(&lane->sampler, row, *token, task->top_k,
+			&q->logprobs[at],
 			q->top_ids != NULL ? q->top_ids + (size_t)at * task->top_k : NULL,
 			q->top_logprobs != NULL ? q->top_logprobs + (size_t)at * task->top_k : NULL,
-			&why);
+			why);
+	if (err == M2_OK && q->logits != NULL) {
+		float *shown = q->logits + (size_t)at * (size_t)lane->facts.vocab_rows;
+		if (shown != row)
+			memcpy(shown, row, (size_t)lane->facts.vocab_rows * sizeof *row);
+	}
+	return err;
+}
+
+/* One token of one sequence, published. */
+static void extend(
+	struct m2_lane *lane, struct m2_task *task, struct m2_sequence *q, struct choice from)
+{
+	struct m2_why why;
+	int32_t token = 0;
+	const enum m2_err err = task->picks ? take_pick(q, from.pick, &token, &why)
+					    : sample(lane, task, q, from.row, &token, &why);
 	if (err != M2_OK) {
 		fail_task(task, err, &why);
 		end_sequence(task, q, M2_FINISH_ERROR);
 		m2_scheduler_free_slot(lane, task, q);
 		return;
-	}
-	if (q->logits != NULL) {
-		float *shown = q->logits + (size_t)at * (size_t)lane->facts.vocab_rows;
-		if (shown != row)
-			memcpy(shown, row, (size_t)lane->facts.vocab_rows * sizeof *row);
 	}
 	const enum m2_finish finish = append_token(lane, task, q, token);
 	atomic_fetch_add_explicit(&lane->generated_tokens, 1, memory_order_relaxed);
@@ -142,15 +168,15 @@ static enum m2_err score_rows(struct m2_lane *lane, struct m2_task *task, const 
 	return M2_OK;
 }
 
-/* The prompt is through: every sequence draws its first token from the last row, and those that go on
+/* The prompt is through: every sequence draws its first token from what the last one gave, and those that go on
  * get a copy of the state that the first one's slot holds. */
-static void fork_sequences(struct m2_lane *lane, struct m2_task *task, const float *row)
+static void fork_sequences(struct m2_lane *lane, struct m2_task *task, struct choice from)
 {
 	const int32_t source = task->sequences[0].slot;
 	for (uint32_t i = task->n_sequences; i-- > 0;) {
 		struct m2_sequence *q = &task->sequences[i];
 		const int32_t slot = q->slot;
-		extend(lane, task, q, row); /* the first one last: its slot is still needed */
+		extend(lane, task, q, from); /* the first one last: its slot is still needed */
 		if (!q->live || i == 0)
 			continue;
 		if (lane->facts.backend->slot_copy(lane->facts.model, slot, source) != M2_OK) {
@@ -170,6 +196,9 @@ static void deliver_prompt(struct m2_lane *lane, struct m2_task *task, const str
 	const uint32_t count = (uint32_t)work->n_tokens;
 	struct m2_why why;
 	task->prompt_done += count;
+	task->prompt_ahead -= count;
+	if (work->pick != NULL && task->n_sequences == 1)
+		task->sequences[0].ahead--;
 	atomic_fetch_add_explicit(&lane->prompt_tokens, count, memory_order_relaxed);
 	atomic_fetch_add_explicit(
 		&m2_user_of(lane, task)->prompt_tokens, count, memory_order_relaxed);
@@ -186,26 +215,33 @@ static void deliver_prompt(struct m2_lane *lane, struct m2_task *task, const str
 	}
 	if (task->prompt_done < task->prompt_tokens || task->n_sequences == 0)
 		return;
-	const size_t last = (size_t)(work->n_tokens - 1 - work->logits_first);
-	fork_sequences(lane, task, work->logits + last * (size_t)lane->facts.vocab_rows);
+	struct choice from = {.pick = work->pick};
+	if (!task->picks)
+		from.row = work->logits + (size_t)(work->n_tokens - 1 - work->logits_first) *
+						  (size_t)lane->facts.vocab_rows;
+	fork_sequences(lane, task, from);
 }
 
-void m2_scheduler_deliver(struct m2_lane *lane, int32_t item, uint64_t now)
+uint32_t m2_scheduler_deliver(
+	struct m2_lane *lane, const struct m2_flight *flight, int32_t item, uint64_t now)
 {
-	struct m2_task *task = lane->items[item].task;
-	struct m2_sequence *q = lane->items[item].sequence;
+	const struct m2_work *work = &flight->work[item];
+	struct m2_task *task = flight->items[item].task;
+	struct m2_sequence *q = flight->items[item].sequence;
 	struct m2_results_header *h = task->header;
 	if (q == NULL) {
 		/* before the first token is visible: a reader that sees it finds the time */
 		if (task->n_sequences > 0 &&
-			task->prompt_done + (uint32_t)lane->work[item].n_tokens ==
-				task->prompt_tokens) {
+			task->prompt_done + (uint32_t)work->n_tokens == task->prompt_tokens) {
 			h->first_ns = now;
 			h->first_engine_ns = h->engine_ns;
 		}
-		deliver_prompt(lane, task, &lane->work[item]);
-		return;
+		deliver_prompt(lane, task, work);
+		return (uint32_t)work->n_tokens;
 	}
-	if (q->live)
-		extend(lane, task, q, lane->work[item].logits);
+	q->ahead--;
+	if (!q->live)
+		return 0; /* it ended when the step before this was looked at */
+	extend(lane, task, q, (struct choice){work->logits, work->pick});
+	return 1;
 }

@@ -64,6 +64,7 @@ void m2_queue_enter(struct m2_lane *lane, struct m2_task *task)
 {
 	task->place = m2_fair_enter(lane->fair, task->uid, task->weight, task->user_slots,
 		M2_FAIR_LEAD * lane->facts.cost.decode);
+	m2_user_of(lane, task)->bytes_max = task->place < M2_FAIR_USERS ? task->user_bytes : 0;
 	struct m2_party *party = m2_party_of(lane, task);
 	if (party->tasks++ == 0)
 		lane->present[lane->n_present++] = task->place;
@@ -131,6 +132,16 @@ static struct m2_task *next_of(const struct m2_party *party, bool paused)
 	return best;
 }
 
+/* What is paused has its states in host memory already: it takes no more of them when it goes on. */
+static bool within_bytes(
+	const struct m2_lane *lane, const struct m2_fair_user *user, const struct m2_task *task)
+{
+	const uint64_t bytes = atomic_load_explicit(&user->slot_bytes, memory_order_relaxed) +
+			       atomic_load_explicit(&user->paused_bytes, memory_order_relaxed);
+	return user->bytes_max == 0 || bytes == 0 || task->stage == M2_STAGE_PAUSED ||
+	       bytes + task->n_slots * lane->facts.slot_bytes <= user->bytes_max;
+}
+
 /* A user with nothing runs a task that is larger than their limit: it was let in under another. */
 static bool within_limit(const struct m2_fair_user *user, const struct m2_task *task)
 {
@@ -159,7 +170,8 @@ struct m2_task *m2_queue_next(struct m2_lane *lane, bool paused)
 		return NULL;
 	for (int32_t i = 0; i < lane->n_present; i++) {
 		struct m2_task *task = next_of(&lane->parties[lane->present[i]], paused);
-		if (task != NULL && within_limit(m2_user_of(lane, task), task) &&
+		const struct m2_fair_user *user = task != NULL ? m2_user_of(lane, task) : NULL;
+		if (task != NULL && within_limit(user, task) && within_bytes(lane, user, task) &&
 			(best == NULL || before(lane, task, best)))
 			best = task;
 	}

@@ -49,7 +49,10 @@ struct m2_counters {
 	uint64_t generated_tokens;
 	uint64_t loads;
 	uint64_t unloads;
-	uint64_t evictions; /* unloads to make room for another */
+	uint64_t evictions;     /* of those that made room for another, parked or not */
+	uint64_t parks;         /* to host memory */
+	uint64_t returns;       /* from there */
+	uint64_t parks_dropped; /* let go there, for another or because they were registered anew */
 };
 
 enum m2_phase {

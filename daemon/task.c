@@ -126,6 +126,15 @@ static size_t private_bytes(const struct m2_task_spec *spec, uint32_t n_slots)
 	return m2_add_mul_size(&bytes, each, n_slots) ? bytes : SIZE_MAX;
 }
 
+bool m2_task_picks(const struct m2_task *task)
+{
+	const struct m2_sampling *s = &task->sampling;
+	const bool as_they_are = task->n_bias == 0 && s->repetition_penalty == 1.0F &&
+				 s->presence_penalty == 0.0F && s->frequency_penalty == 0.0F;
+	const bool no_more = task->top_k == 0 && (task->flags & M2_REQUEST_LOGITS) == 0;
+	return task->n_sequences > 0 && s->temperature <= 0.0F && as_they_are && no_more;
+}
+
 /* ---- making ------------------------------------------------------------------------------------ */
 
 static void *part(struct m2_task *task, uint64_t offset)
@@ -226,6 +235,7 @@ static enum m2_err fill_task(struct m2_task *task, struct m2_segment_pool *pool,
 	task->uid = r->uid;
 	task->weight = spec->weight > 0 ? spec->weight : 1;
 	task->user_slots = spec->user_slots;
+	task->user_bytes = spec->user_bytes;
 	task->priority = (enum m2_priority)r->priority;
 	task->n_sequences = shape.n_sequences;
 	task->n_slots = shape.n_sequences > 0 ? shape.n_sequences : 1;
@@ -246,6 +256,7 @@ static enum m2_err fill_task(struct m2_task *task, struct m2_segment_pool *pool,
 			r->uid, &shape, private_bytes(spec, task->n_slots), &task->segment, why);
 	if (err != M2_OK)
 		return err;
+	task->picks = m2_task_picks(task);
 	wire_results(task, spec);
 	task->sequences = calloc(task->n_slots, sizeof *task->sequences);
 	if (task->sequences == NULL)

@@ -47,6 +47,7 @@ struct m2_sequence {
 	int32_t parked; /* while its task is paused: enum m2_parked, or the place of its state */
 	int32_t last;   /* the newest token: the next to be fed */
 	uint32_t generated;
+	uint32_t ahead; /* tokens that steps under way will give it */
 	struct m2_counts counts;
 	struct m2_completion text;
 	struct m2_results_sequence *out;
@@ -66,8 +67,10 @@ struct m2_task {
 	uint32_t uid;              /* whose turn it takes */
 	uint32_t weight;           /* of the user */
 	int32_t user_slots;        /* most slots of the user at once; 0: no limit */
+	uint64_t user_bytes;       /* most bytes of states, the same */
 	enum m2_priority priority; /* among the user's own */
 	bool wants_prompt_scores;  /* a row of logits for every token of the prompt */
+	bool picks;                /* m2_task_picks */
 	uint32_t n_slots;          /* slots it takes: sequences, or 1 for score */
 	uint32_t n_sequences;
 	uint32_t prompt_tokens;
@@ -105,11 +108,14 @@ struct m2_task {
 	bool chosen;                   /* to be paused, while that is decided */
 	struct m2_sequence *sequences; /* [n_slots]; of a score request only the slot is used */
 	uint32_t prompt_done;          /* tokens of the prompt that the slot has seen */
-	uint32_t planned;              /* and those that the step being formed will show it */
+	uint32_t prompt_ahead;         /* those that steps under way show it */
+	uint32_t planned;              /* and those that the step being formed will */
 	uint32_t n_live;
-	bool in_step;
-	bool changed; /* something was published in this step */
-	bool failed;  /* a sequence ended by an error: err, why */
+	uint32_t flying;  /* steps under way that it is in */
+	bool rows_flying; /* one of them, and then the only one, has logits for it */
+	bool in_step;     /* in the one being formed, or being delivered */
+	bool changed;     /* something was published in this step */
+	bool failed;      /* a sequence ended by an error: err, why */
 	enum m2_err err;
 	struct m2_why why;
 };
@@ -130,7 +136,16 @@ struct m2_task_spec {
 	uint64_t now_ns;
 	uint32_t weight;    /* 0: 1 */
 	int32_t user_slots; /* 0: no limit */
+	uint64_t user_bytes;
 };
+
+/* Are its tokens what m2_work.pick gives, so that no logits need come to the host for them?  So it is when
+ * nothing but the largest logit decides: temperature 0, no penalty, no bias; and when nothing else is wanted
+ * of the row than the token and its log-probability: no top log-probabilities, no logits.  (Scores of the
+ * prompt are rows of other tokens.)  It follows from the request alone, so the same request is answered by
+ * the same way, with the same bits, whatever runs beside it.  The token is that of m2_sampler_choose, the
+ * log-probability that of m2_sampler_logprobs to 1e-6. */
+bool m2_task_picks(const struct m2_task *task);
 
 /* Check against the model, make results memory, allocate.  Errors: EINVAL with the field, and those of
  * m2_segment_create.  May take a while for large results. */

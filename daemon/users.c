@@ -157,8 +157,8 @@ static bool is_entry_of(
 struct m2_user_limits m2_users_limits(struct m2_supervisor *s, uint32_t uid, uint32_t gid)
 {
 	const struct m2_daemon_config *c = &s->config;
-	const struct m2_user_limits none = {
-		"", M2_USER_DEFAULT, M2_USER_DEFAULT, M2_USER_DEFAULT, M2_USER_DEFAULT};
+	const struct m2_user_limits none = {"", M2_USER_DEFAULT, M2_USER_DEFAULT, M2_USER_DEFAULT,
+		M2_USER_DEFAULT, M2_USER_DEFAULT};
 	const struct m2_user_limits *found = NULL;
 	for (int groups = 0; groups < 2 && found == NULL; groups++)
 		for (int32_t i = 0; i < c->n_users && found == NULL; i++)
@@ -174,6 +174,8 @@ struct m2_user_limits m2_users_limits(struct m2_supervisor *s, uint32_t uid, uin
 		l.requests = c->requests_per_user;
 	if (l.tokens_per_minute == M2_USER_DEFAULT)
 		l.tokens_per_minute = c->default_tokens_per_minute;
+	if (l.state_bytes == M2_USER_DEFAULT)
+		l.state_bytes = c->default_state_bytes;
 	return l;
 }
 
@@ -182,6 +184,7 @@ void m2_users_put_limits(const struct m2_session *x, struct m2_ipc_request *pack
 	const struct m2_user_limits l = m2_users_limits(x->s, x->request.uid, x->request.gid);
 	packet->weight = (uint32_t)l.weight;
 	packet->slots = l.slots;
+	packet->state_bytes = (uint64_t)l.state_bytes;
 }
 
 /* Seconds until the bucket has a token again. */
@@ -283,6 +286,8 @@ static struct m2_ipc_user_stats now_of(const struct m2_users *u, uint32_t uid)
 			sum.running += p->rows[i].running;
 			sum.paused += p->rows[i].paused;
 			sum.slots += p->rows[i].slots;
+			sum.slot_bytes += p->rows[i].slot_bytes;
+			sum.paused_bytes += p->rows[i].paused_bytes;
 			sum.prompt_tokens += p->rows[i].prompt_tokens;
 			sum.generated_tokens += p->rows[i].generated_tokens;
 			sum.work += p->rows[i].work;
@@ -303,6 +308,9 @@ static void put_user(struct m2_supervisor *s, struct json_object *rows, const st
 	m2_reply_int(o, "paused", now.paused);
 	m2_reply_int(o, "slots", now.slots);
 	m2_reply_int(o, "slots_limit", l.slots);
+	m2_reply_u64(o, "slot_bytes", now.slot_bytes);
+	m2_reply_u64(o, "paused_bytes", now.paused_bytes);
+	m2_reply_int(o, "state_bytes_limit", l.state_bytes);
 	/* of what runs too, since the workers know the user; below: of what has ended */
 	m2_reply_u64(o, "served_tokens", now.prompt_tokens + now.generated_tokens);
 	m2_reply_u64(o, "served_work", now.work);

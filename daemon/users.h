@@ -43,7 +43,7 @@ enum m2_err m2_users_admit(struct m2_session *x, int64_t *retry_ms, struct m2_wh
  * rule of daemon/waiters.h among those who have work here. */
 bool m2_users_may_wait(struct m2_supervisor *s, uint32_t waiting, uint32_t own, int32_t limit);
 
-/* Weight and slots, for the worker. */
+/* Weight, slots and bytes of states, for the worker. */
 void m2_users_put_limits(const struct m2_session *x, struct m2_ipc_request *packet);
 
 /* A request of theirs has ended. */

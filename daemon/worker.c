@@ -83,10 +83,12 @@ static enum m2_err on_post(struct m2_worker *w, struct m2_post *post, struct m2_
 	case M2_POST_LOADED:
 		return m2_worker_on_loaded(w, post->object, why);
 	case M2_POST_REMOVED:
-		m2_worker_load(w, resident); /* it is leaving: the loader takes it down */
+		m2_worker_load(w, resident); /* it leaves: the loader takes it down */
 		return M2_OK;
 	case M2_POST_UNLOADED:
 		return m2_worker_on_unloaded(w, post->object, why);
+	case M2_POST_PARKED:
+		return m2_worker_on_parked(w, post->object, why);
 	case M2_POST_PREPARED:
 		return m2_worker_on_prepared(w, post->object, why);
 	case M2_POST_NEWS:
@@ -182,6 +184,7 @@ static enum m2_err say_ready(struct m2_worker *w, struct m2_why *why)
 {
 	struct m2_ipc_worker_ready ready = {0};
 	w->backend->info(w->device, &ready.device);
+	ready.can_park = w->backend->park != NULL;
 	(void)snprintf(ready.backend, sizeof ready.backend, "%s", w->backend->name);
 	return m2_ipc_send(w->channel, M2_IPC_WORKER_READY, &ready, NULL, 0, why);
 }

@@ -13,6 +13,7 @@
  *   plan     front -> loader (PLANNED) -> front: waits there until it is loaded or unloaded
  *   load     front -> loader (LOADED) -> front -> step (ADD)
  *   unload   no calls left: front -> step (REMOVE) -> front -> loader (UNLOADED) -> front
+ *   park     the same with PARKED; it waits there until it is loaded again or unloaded
  *   call     front, or front -> clerk (PREPARED) -> front: accepted -> step (SUBMIT), NEWS*, DONE ->
  *            front: finished.  Its results memory stays until the supervisor releases it
  *   check    front -> checker: CHECKED, CHECK_PROGRESS*, CHECK_ENDED -> front
@@ -48,6 +49,7 @@ enum m2_post_kind {
 	M2_POST_LOADED,         /* loader: m2_resident */
 	M2_POST_REMOVED,        /* step: m2_resident is in no scheduler any more */
 	M2_POST_UNLOADED,       /* loader: m2_resident */
+	M2_POST_PARKED,         /* loader: m2_resident; without `parked` it is unloaded */
 	M2_POST_PREPARED,       /* clerk: m2_call */
 	M2_POST_NEWS,           /* step: m2_call has more tokens to tell */
 	M2_POST_DONE,           /* step: m2_call */
@@ -62,8 +64,10 @@ enum m2_resident_state {
 	M2_RESIDENT_PLANNING,
 	M2_RESIDENT_PLANNED, /* its checkpoint and tokenizer are open, nothing is on the device */
 	M2_RESIDENT_LOADING,
+	M2_RESIDENT_PARKED, /* its weights are in host memory, nothing is on the device */
 	M2_RESIDENT_READY,
-	M2_RESIDENT_LEAVING
+	M2_RESIDENT_LEAVING,
+	M2_RESIDENT_PARKING
 };
 
 enum { M2_RATE_MARKS = 6 }; /* a mark per heartbeat: the rate is that of the last five seconds */
@@ -91,6 +95,7 @@ struct m2_resident {
 	struct m2_checkpoint *checkpoint; /* from its plan until it is loaded */
 	struct m2_tokenizer *tokenizer;   /* NULL: tokens only */
 	struct m2_model *model;
+	uint64_t parked; /* bytes of host memory that hold its weights; 0: they are on the device */
 	struct m2_lane *lane;
 	_Atomic uint64_t bytes_done;
 	_Atomic uint64_t bytes_total;
@@ -102,6 +107,7 @@ struct m2_resident {
 
 	/* the front's */
 	bool unload_wanted;
+	bool park;        /* when it leaves */
 	uint32_t n_calls; /* from reception until done or refused */
 	uint64_t n_requests;
 	uint64_t last_end_ns;
@@ -125,6 +131,7 @@ struct m2_call {
 	struct m2_request request;
 	uint32_t weight;     /* of its user, and most slots they may hold at once */
 	int32_t user_slots;  /* 0: no limit */
+	uint64_t user_bytes; /* the same, of states */
 	unsigned char *body; /* [body_bytes]; freed when prepared */
 	size_t body_bytes;
 	uint64_t received_ns;
@@ -229,7 +236,8 @@ enum m2_err m2_worker_loader_start(struct m2_worker *w, struct m2_why *why);
 /* false: a load is under way and cannot be waited for; the thread still uses the device. */
 bool m2_worker_loader_stop(struct m2_worker *w);
 /* state PLANNING: open and plan it and post PLANNED; LOADING: load it, planning it first if that was not
- * done, and post LOADED; LEAVING: unload it and post UNLOADED. */
+ * done, and post LOADED; LEAVING: unload it and post UNLOADED; PARKING: park it, or unload it if that fails,
+ * and post PARKED. */
 void m2_worker_load(struct m2_worker *w, struct m2_resident *resident);
 /* Give everything back that a load took. */
 void m2_worker_unload_now(struct m2_worker *w, struct m2_resident *resident);
@@ -283,6 +291,8 @@ enum m2_err m2_worker_on_progress(
 enum m2_err m2_worker_on_loaded(
 	struct m2_worker *w, struct m2_resident *resident, struct m2_why *why);
 enum m2_err m2_worker_on_unloaded(
+	struct m2_worker *w, struct m2_resident *resident, struct m2_why *why);
+enum m2_err m2_worker_on_parked(
 	struct m2_worker *w, struct m2_resident *resident, struct m2_why *why);
 /* Unload it if that is wanted and nothing uses it any more. */
 void m2_worker_leave_if_idle(struct m2_worker *w, struct m2_resident *resident);

@@ -148,6 +148,7 @@ static struct m2_call *make_call(const struct m2_ipc_request *packet, const void
 	call->request = packet->request;
 	call->weight = packet->weight;
 	call->user_slots = packet->slots;
+	call->user_bytes = packet->state_bytes;
 	call->body = copy;
 	call->body_bytes = body_bytes;
 	call->received_ns = m2_worker_now();

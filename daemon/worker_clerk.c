@@ -129,6 +129,20 @@ static int32_t end_tokens(const struct m2_call *call, int32_t ends[M2_TASK_ENDS_
 
 /* ---- the four operations ----------------------------------------------------------------------- */
 
+/* One request that alone has more states than its user may have would wait for ever. */
+static enum m2_err check_bytes(const struct m2_call *call, struct m2_why *why)
+{
+	const uint64_t each = call->resident->facts.footprint.per_slot;
+	const uint64_t n = call->request.n > 1 ? (uint64_t)call->request.n : 1;
+	if (call->user_bytes == 0 || n * each <= call->user_bytes)
+		return M2_OK;
+	return m2_fail_field(M2_ELIMIT, why, "n",
+		"%llu sequences of %s have states of %llu bytes, and user %u may have %llu "
+		"(state_bytes)",
+		(unsigned long long)n, call->resident->variant.name, (unsigned long long)(n * each),
+		call->request.uid, (unsigned long long)call->user_bytes);
+}
+
 static enum m2_err prepare_task(struct m2_worker *w, struct m2_call *call, const int32_t *ids,
 	size_t count, struct m2_why *why)
 {
@@ -152,8 +166,11 @@ static enum m2_err prepare_task(struct m2_worker *w, struct m2_call *call, const
 		.now_ns = call->received_ns,
 		.weight = call->weight,
 		.user_slots = call->user_slots,
+		.user_bytes = call->user_bytes,
 	};
-	enum m2_err err = reserve(w, call, &waits, why);
+	enum m2_err err = check_bytes(call, why);
+	if (err == M2_OK)
+		err = reserve(w, call, &waits, why);
 	if (err != M2_OK)
 		return err;
 	err = m2_task_create(w->pool, &spec, &call->task, why);

@@ -22,6 +22,8 @@ static bool read_user(const struct m2_fair_user *u, struct m2_ipc_user_stats *ou
 		.generated_tokens =
 			atomic_load_explicit(&u->generated_tokens, memory_order_acquire),
 		.work = atomic_load_explicit(&u->work, memory_order_acquire),
+		.slot_bytes = atomic_load_explicit(&u->slot_bytes, memory_order_acquire),
+		.paused_bytes = atomic_load_explicit(&u->paused_bytes, memory_order_acquire),
 	};
 	return out->weight > 0 && atomic_load_explicit(&u->uid, memory_order_relaxed) == uid;
 }

@@ -70,9 +70,10 @@ static enum m2_err find_cuda(const struct m2_backend **out, struct m2_why *why)
 	const struct m2_backend *backend = NULL;
 	if (err == M2_OK)
 		backend = dlsym(cuda_handle, cuda_symbol);
-	if (err == M2_OK && backend == NULL)
-		err = m2_fail(M2_EUNSUPPORTED, why, "%s has no symbol %s: it is of another version",
-			cuda_object, cuda_symbol);
+	if (err == M2_OK && (backend == NULL || backend->bytes != sizeof *backend))
+		err = m2_fail(M2_EUNSUPPORTED, why,
+			"the CUDA backend that is installed here (%s) is of another version",
+			cuda_object);
 	(void)pthread_mutex_unlock(&cuda_lock);
 	if (err == M2_OK)
 		*out = backend;

@@ -21,7 +21,7 @@
  * as long as every cut lies on a multiple of M2_CHUNK (absolute position) or the cut is into single
  * tokens at the end of the prompt.  See struct m2_work.
  *
- * Threads: load, unload and plan may run on any thread; step and the slot functions of one model
+ * Threads: load, unload, park, unpark and plan may run on any thread; step and the slot functions of one model
  * only on the one thread that owns the device, never two at a time.  load may run while another
  * model steps.  step never allocates, never blocks on anything but the device's own threads.
  */
@@ -142,6 +142,9 @@ struct m2_footprint {
 	uint64_t state;     /* bytes of all slots */
 	uint64_t workspace; /* bytes of buffers of the step */
 	uint64_t per_slot;  /* bytes of one slot; slot_save writes exactly as many */
+	/* Bytes of a slot that a step of one token must read and write, the mean over many; 0: twice
+	 * per_slot.  For benches. */
+	uint64_t per_step;
 };
 
 /* The largest logit of a row, among the ids that may be chosen. */
@@ -156,7 +159,7 @@ struct m2_pick {
 /* One span of one sequence.  A step advances it from `position` to position + n_tokens.
  *
  * Within a span, tokens in whole chunks [k*M2_CHUNK, (k+1)*M2_CHUNK) that lie inside the span are
- * computed in the chunked (SSD) form and all others by the recurrence; so the scheduler cuts prompts
+ * computed in the chunked (SSD) form and all others one by one; so the scheduler cuts prompts
  * only at multiples of M2_CHUNK, and a sequence's bits do not depend on its cuts.
  * The slot must be at `position` (m2_backend_ops.reset puts it at 0). */
 struct m2_work {
@@ -200,7 +203,20 @@ struct m2_device_info {
  * A failed load leaves nothing behind.  M2_EDEVICE from step means the device is gone: the worker
  * process must end. */
 struct m2_backend {
+	/* sizeof(struct m2_backend) where it was compiled: one that comes from a shared object must have
+	 * ours, or it is of another version of this file.  Others may leave it 0. */
+	size_t bytes;
+
 	const char *name; /* "ref", "cpu", "cuda" */
+
+	/* Its device has memory of its own, and info.memory_free follows what is loaded to within the
+	 * driver's granularity, so that a load can be measured by it.  Host memory, which everybody else
+	 * on the host takes and gives meanwhile, is not. */
+	bool owns_memory;
+
+	/* May there be a device of this kind on this host?  Looks for a driver's files and opens nothing;
+	 * any thread, before open too.  NULL: always. */
+	bool (*present)(void);
 
 	enum m2_err (*open)(const struct m2_device_options *options, struct m2_device **out,
 		struct m2_why *why);
@@ -215,6 +231,23 @@ struct m2_backend {
 		const struct m2_weight_source *source, const struct m2_load_options *options,
 		struct m2_model **out, struct m2_why *why);
 	void (*unload)(struct m2_model **model); /* NULLs it */
+
+	/* Out of the device's memory and back, both or neither; NULL: the weights are in host memory
+	 * anyway (cpu, ref), and what shall leave is unloaded.
+	 *
+	 * park copies the weights, as they lie on the device, to host memory that the model owns, and
+	 * gives all of its device memory back; *host_bytes: what that takes.  An error leaves the model as
+	 * it was; M2_ENOMEM: the host has no memory for it.  unpark takes the device memory again and the
+	 * host memory is given back: the same model as after its load, with the same bits, every slot
+	 * zero and at position 0.  An error leaves it parked; M2_ENOMEM: the device has no room.  A parked
+	 * model is unparked or unloaded and nothing else.  Both on any thread, while no step is in flight
+	 * and no other function of the model runs; other models may step meanwhile. */
+	enum m2_err (*park)(struct m2_model *model, uint64_t *host_bytes, struct m2_why *why);
+	enum m2_err (*unpark)(struct m2_model *model, struct m2_why *why);
+
+	/* Which of the backend's code runs the model, in a few words for people, cut to size with its NUL.
+	 * Any thread, not while it is parked.  NULL: nothing to say. */
+	void (*describe)(struct m2_model *model, char *out, size_t size);
 
 	/* Run the items (distinct slots; count <= max_items; sum of n_tokens <= max_tokens).
 	 * Returns when all logits are written. */

@@ -1,6 +1,7 @@
 /* daemon_config.c - the table of daemon_keys.def behind the daemon's configuration. */
 #include "registry/daemon_config.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,54 @@ static const struct m2_word isa_words[] = {
 
 static const struct m2_word default_words[] = {{"default", M2_USER_DEFAULT}, {NULL, 0}};
 static const struct m2_word paused_words[] = {{"as_slots", -1}, {NULL, 0}};
+
+struct budget {
+	char device[M2_CONFIG_BUDGET_BYTES];
+	uint64_t bytes; /* 0: a share */
+	uint64_t percent;
+};
+
+/* "BYTES" or "SHARE%". */
+static bool read_amount(const char *text, struct budget *out)
+{
+	static const char letters[] = "KMGT";
+	char *end;
+	memset(out, 0, sizeof *out);
+	if (strspn(text, "0123456789") == 0 || strlen(text) > 17)
+		return false;
+	const uint64_t n = strtoull(text, &end, 10); /* 17 digits at most: it fits */
+	if (*end == '%') {
+		out->percent = n;
+		return n <= 100 && end[1] == '\0';
+	}
+	const char *letter = *end != '\0' ? strchr(letters, *end) : NULL;
+	const int shift = letter != NULL ? 10 * (int)(letter - letters + 1) : 0;
+	out->bytes = n << shift;
+	return (letter == NULL ? *end == '\0' : end[1] == '\0') && n <= BUDGET_MAX >> shift;
+}
+
+/* Kept as it is written. */
+static bool parse_amount(const char *text, void *record)
+{
+	struct m2_daemon_config *c = record;
+	struct budget amount;
+	if (!read_amount(text, &amount))
+		return false;
+	(void)snprintf(c->parked, sizeof c->parked, "%s", text);
+	return true;
+}
+
+static void print_amount(const void *record, char *out, size_t size)
+{
+	const struct m2_daemon_config *c = record;
+	(void)snprintf(out, size, "%s", c->parked);
+}
+
+static const struct m2_key_hook amount_hook = {
+	.form = "bytes or a share of the host's memory (64G, 25%, 0)",
+	.parse = parse_amount,
+	.print = print_amount,
+};
 
 static const struct m2_key user_keys[] = {
 #define M2_USER(needed_, path_, type_, field_, min_, max_, words_, fallback_, doc_)                \
@@ -45,6 +94,9 @@ static const struct m2_key keys[] = {
 #define M2_KEY(path_, type_, field_, min_, max_, words_, fallback_, doc_)                          \
 	{M2_ROW(path_, type_, min_, max_, words_, fallback_, doc_),                                \
 		M2_KEY_FIELD(struct m2_daemon_config, field_)},
+#define M2_HOOK(path_, hook_, field_, fallback_, doc_)                                             \
+	{M2_ROW(path_, HOOK, 0, 0, NULL, fallback_, doc_), .hook = &(hook_),                       \
+		M2_KEY_FIELD(struct m2_daemon_config, field_)},
 #define M2_CHOICE(path_, field_, words_, fallback_, doc_)                                          \
 	{M2_ROW(path_, WORD, 0, 0, words_, fallback_, doc_), .as_string = true,                    \
 		M2_KEY_FIELD(struct m2_daemon_config, field_)},
@@ -57,6 +109,7 @@ static const struct m2_key keys[] = {
 #include "registry/daemon_keys.def"
 #undef M2_ROW
 #undef M2_KEY
+#undef M2_HOOK
 #undef M2_CHOICE
 #undef M2_LIST
 #undef M2_RECORDS
@@ -72,12 +125,6 @@ void m2_daemon_config_init(struct m2_daemon_config *c)
 
 /* ---- budgets ------------------------------------------------------------------------------------ */
 
-struct budget {
-	char device[M2_CONFIG_BUDGET_BYTES];
-	uint64_t bytes; /* 0: a share */
-	uint64_t percent;
-};
-
 /* "cpu", "cuda" or "cuda:N", as variants name devices. */
 static bool device_known(const char *name)
 {
@@ -91,28 +138,21 @@ static bool device_known(const char *name)
 	       strtol(digits, NULL, 10) <= 63;
 }
 
+static uint64_t amount_of(const struct budget *b, uint64_t total)
+{
+	return b->percent == 0 ? b->bytes
+			       : total / 100 * b->percent + total % 100 * b->percent / 100;
+}
+
 /* "DEVICE=BYTES" or "DEVICE=SHARE%". */
 static bool read_budget(const char *text, struct budget *out)
 {
-	static const char letters[] = "KMGT";
 	const char *equals = strchr(text, '=');
-	char *end;
-	memset(out, 0, sizeof *out);
 	if (equals == NULL || (size_t)(equals - text) >= sizeof out->device ||
-		strspn(equals + 1, "0123456789") == 0 || strlen(equals + 1) > 17)
+		!read_amount(equals + 1, out) || (out->bytes == 0 && out->percent == 0))
 		return false;
 	memcpy(out->device, text, (size_t)(equals - text));
-	const uint64_t n = strtoull(equals + 1, &end, 10); /* 17 digits at most: it fits */
-	if (!device_known(out->device) || n == 0)
-		return false;
-	if (*end == '%') {
-		out->percent = n;
-		return n <= 100 && end[1] == '\0';
-	}
-	const char *letter = *end != '\0' ? strchr(letters, *end) : NULL;
-	const int shift = letter != NULL ? 10 * (int)(letter - letters + 1) : 0;
-	out->bytes = n << shift;
-	return (letter == NULL ? *end == '\0' : end[1] == '\0') && n <= BUDGET_MAX >> shift;
+	return device_known(out->device);
 }
 
 static enum m2_err check_budgets(const struct m2_daemon_config *c, const char *source,
@@ -158,9 +198,13 @@ uint64_t m2_daemon_config_budget(
 		if (exact)
 			break;
 	}
-	if (found.percent == 0)
-		return found.bytes;
-	return memory_total / 100 * found.percent + memory_total % 100 * found.percent / 100;
+	return amount_of(&found, memory_total);
+}
+
+uint64_t m2_daemon_config_parked(const struct m2_daemon_config *c, uint64_t memory_total)
+{
+	struct budget parked;
+	return read_amount(c->parked, &parked) ? amount_of(&parked, memory_total) : 0;
 }
 
 /* ---- users -------------------------------------------------------------------------------------- */

@@ -14,7 +14,7 @@
 #include "common/err.h"
 #include "common/limits.h"
 
-enum { M2_CONFIG_BUDGETS = 32, M2_CONFIG_BUDGET_BYTES = 40 };
+enum { M2_CONFIG_BUDGETS = 32, M2_CONFIG_BUDGET_BYTES = 40, M2_CONFIG_AMOUNT_BYTES = 24 };
 
 /* What one entry of `users` says.  M2_USER_DEFAULT: nothing. */
 enum { M2_CONFIG_USERS = 256, M2_USER_DEFAULT = -1 };
@@ -24,6 +24,7 @@ struct m2_user_limits {
 	int32_t slots;
 	int32_t requests;
 	int32_t tokens_per_minute;
+	int64_t state_bytes;
 };
 
 struct m2_daemon_config {
@@ -50,18 +51,20 @@ struct m2_daemon_config {
 	int64_t results_budget_bytes;   /* results memory of all requests together */
 	int64_t results_per_user_bytes; /* and of one uid */
 	int32_t requests_per_user;      /* running and queued requests of one uid */
-	int32_t n_users;                /* what some users may; the others the next three */
+	int32_t n_users;                /* what some users may; the others the next four */
 	struct m2_user_limits users[M2_CONFIG_USERS];
 	int32_t default_weight;
 	int32_t default_slots;             /* of one user on a device at once; 0: no limit */
+	int64_t default_state_bytes;       /* of one user on a device at once; 0: no limit */
 	int32_t step_cost;                 /* of taking part in a step, in tokens */
 	int32_t default_tokens_per_minute; /* 0: no limit */
 	int64_t paused_bytes; /* of a variant, in host memory; M2_PAUSED_AS_SLOTS (daemon/scheduler.h) */
-	int32_t results_keep_s;       /* how long a finished, unreleased result stays */
-	int32_t connections_per_user; /* of one uid to each endpoint of the gate */
-	int32_t step_timeout_s;       /* silence of a step loop or of the gate that is a hang */
-	int32_t drain_timeout_s;      /* SIGTERM: how long running requests may finish */
-	bool load_on_demand;          /* a request for a registered variant loads it */
+	char parked[M2_CONFIG_AMOUNT_BYTES]; /* read with m2_daemon_config_parked */
+	int32_t results_keep_s;              /* how long a finished, unreleased result stays */
+	int32_t connections_per_user;        /* of one uid to each endpoint of the gate */
+	int32_t step_timeout_s;  /* silence of a step loop or of the gate that is a hang */
+	int32_t drain_timeout_s; /* SIGTERM: how long running requests may finish */
+	bool load_on_demand;     /* a request for a registered variant loads it */
 	char log_level[8];
 };
 
@@ -74,6 +77,10 @@ enum m2_err m2_daemon_config_read(
  * has; 0: no limit of ours.  A share of a device whose total is not known (0) is no limit. */
 uint64_t m2_daemon_config_budget(
 	const struct m2_daemon_config *c, const char *device, uint64_t memory_total);
+
+/* Bytes of host memory, of memory_total that the host has, for the weights of variants that have left their
+ * device; 0: none.  A share of a host whose total is not known (0) is none. */
+uint64_t m2_daemon_config_parked(const struct m2_daemon_config *c, uint64_t memory_total);
 
 char *m2_daemon_config_reference(void); /* malloc'd YAML with every key and its doc */
 

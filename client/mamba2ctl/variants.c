@@ -89,7 +89,7 @@ static void print_resident(struct json_object *v)
 		"layers", "heads", "head_dim", "state_size", "groups", "norm_groups", "conv_kernel",
 		"vocab_rows", "tokenizer_size", "tokenizer", "template", NULL};
 	static const char *const parts[] = {
-		"weights", "state", "workspace", "per_slot", "total", NULL};
+		"weights", "state", "workspace", "per_slot", "total", "measured", NULL};
 	struct json_object *checkpoint = ctl_get_object(v, "resident.checkpoint");
 	struct json_object *footprint = ctl_get_object(v, "resident.footprint");
 	if (checkpoint != NULL)
@@ -100,6 +100,8 @@ static void print_resident(struct json_object *v)
 		(void)puts("\nmemory on its device");
 	for (int i = 0; footprint != NULL && parts[i] != NULL; i++) {
 		const int64_t bytes = ctl_get_int(footprint, parts[i]);
+		if (ctl_get_object(footprint, parts[i]) == NULL)
+			continue; /* measured: where the device can tell */
 		(void)printf("  %-16s %lld bytes (%s)\n", parts[i], (long long)bytes,
 			ctl_bytes((uint64_t)bytes));
 	}
@@ -146,6 +148,8 @@ static void print_show(struct json_object *o)
 	if (ctl_get_object(v, "resident") != NULL)
 		(void)printf("%-18s %s, weights %s, %s\n", "runs on", ctl_get(v, "resident.device"),
 			ctl_get(v, "resident.weights"), ctl_get(v, "resident.path"));
+	if (ctl_get_object(v, "resident.runs") != NULL)
+		(void)printf("%-18s %s\n", "runs by", ctl_get(v, "resident.runs"));
 	print_resident(v);
 	(void)puts("\nregistration");
 	(void)printf("  %-16s %s, by user %s (%s)\n", "registered",
@@ -206,6 +210,8 @@ static void print_leaves(struct json_object *o)
 		(void)printf("  %-28s %16s  %s\n", ctl_get(one, "name"), ctl_get(one, "bytes"),
 			strcmp(ctl_get(one, "running"), "true") == 0
 				? "leaves when what it runs is done"
+			: strcmp(ctl_get(one, "parks"), "true") == 0
+				? "leaves, its weights are parked in host memory"
 				: "leaves");
 	}
 }
@@ -232,6 +238,8 @@ static void print_dry_run(struct json_object *o)
 	if (ctl_get_object(o, "refusal") != NULL)
 		(void)printf(
 			"%s (%s)\n", ctl_get(o, "refusal.message"), ctl_get(o, "refusal.code"));
+	if (ctl_get_int(o, "parked") > 0)
+		(void)puts("it comes back from host memory, where its weights are parked");
 	print_leaves(o);
 	if (ctl_get_object(o, "footprint") != NULL) {
 		(void)puts("\nbytes that it takes");
@@ -246,6 +254,8 @@ static void print_dry_run(struct json_object *o)
 	print_bytes("free", o, "memory_free");
 	print_bytes("held by mamba2d", o, "memory_models");
 	print_bytes("used by others", o, "memory_others");
+	if (ctl_get_int(o, "memory_parked") > 0)
+		print_bytes("parked in host memory", o, "memory_parked");
 	if (ctl_get_int(o, "memory_budget") > 0)
 		print_bytes("budget", o, "memory_budget");
 	if (ctl_get_object(o, "budget_left") != NULL)

@@ -30,8 +30,9 @@ static const char *leaves(struct json_object *r)
 static void print_residents(struct json_object *array)
 {
 	static const char *const heads[] = {"NAME", "STATE", "DEVICE", "+WEIGHTS", "+SLOT STATE",
-		"+WORKSPACE", "+SLOTS", "+QUEUED", "+TOKENS/S", "+IDLE", "LEAVES IN", NULL};
-	static const char *const bytes[] = {"weights", "state_bytes", "workspace"};
+		"+WORKSPACE", "+PARKED", "+SLOTS", "+QUEUED", "+TOKENS/S", "+IDLE", "LEAVES IN",
+		NULL};
+	static const char *const bytes[] = {"weights", "state_bytes", "workspace", "parked"};
 	struct ctl_table t;
 	if (length_of(array) == 0) {
 		(void)puts("nothing is resident");
@@ -82,9 +83,11 @@ static void print_requests(struct json_object *array)
 static void print_users(struct json_object *array)
 {
 	static const char *const heads[] = {"+USER", "+WEIGHT", "+RUNNING", "+QUEUED", "+PAUSED",
-		"+SLOTS", "+FINISHED", "+REFUSED", "+PROMPT", "+GENERATED", NULL};
+		"+SLOTS", "+SLOT STATE", "+PAUSED STATE", "+FINISHED", "+REFUSED", "+PROMPT",
+		"+GENERATED", NULL};
 	static const char *const paths[] = {"uid", "weight", "running", "queued", "paused", "slots",
-		"finished", "refused", "prompt_tokens", "generated_tokens"};
+		"slot_bytes", "paused_bytes", "finished", "refused", "prompt_tokens",
+		"generated_tokens"};
 	struct ctl_table t;
 	if (length_of(array) == 0)
 		return;
@@ -93,7 +96,10 @@ static void print_users(struct json_object *array)
 	for (size_t i = 0; i < length_of(array); i++) {
 		struct json_object *u = json_object_array_get_idx(array, i);
 		for (size_t p = 0; p < sizeof paths / sizeof paths[0]; p++)
-			ctl_table_cell(&t, "%s", ctl_get(u, paths[p]));
+			ctl_table_cell(&t, "%s",
+				strstr(paths[p], "_bytes") != NULL
+					? ctl_bytes((uint64_t)ctl_get_int(u, paths[p]))
+					: ctl_get(u, paths[p]));
 	}
 	ctl_table_end(&t);
 }

@@ -56,6 +56,9 @@ struct bench_run {
 	struct m2_device_info info;
 	struct m2_model *model;
 	struct m2_footprint footprint;
+	uint64_t
+		measured; /* bytes that the device has less free since the load; 0: it cannot tell */
+	char runs[96];    /* m2_backend.describe; "": nothing said */
 	double load_seconds;
 	struct bench_limits limits;
 	struct bench_figure decode[BENCH_LIST];
@@ -71,6 +74,8 @@ bool bench_shape(const char *name, struct m2_model_desc *m);
 enum m2_err bench_load(struct bench_run *b, struct m2_why *why);
 /* Bytes of weights that every decode step reads, and operations per token of the layers and of the head. */
 double bench_weight_bytes(const struct bench_run *b);
+/* Bytes of a sequence's state that it reads and writes. */
+double bench_slot_bytes(const struct bench_run *b);
 double bench_layer_operations(const struct m2_model_desc *m);
 double bench_head_operations(const struct m2_model_desc *m);
 

@@ -1,6 +1,8 @@
 /* measure.c - the loops that are timed: decoding and prompts.
  *
  * Decoding is greedy: a step picks each sequence's next token, and the next step takes it from where it is.
+ * A backend may do more at some positions than at others: sequences stand at different ones, and few of them
+ * take many steps to a round.
  * A round is as many steps as take some ten milliseconds; rounds go on until the figure's time is spent.
  */
 #include <math.h>
@@ -10,7 +12,7 @@
 
 #include "kernels/bench/bench.h"
 
-enum { LEAST_ROUNDS = 3, LEAST_STEPS = 4, MOST_STEPS = 200 };
+enum { LEAST_ROUNDS = 3, LEAST_STEPS = 4, MOST_STEPS = 200, PLACES = 16 };
 
 double bench_now(void)
 {
@@ -106,22 +108,48 @@ static enum m2_err round_of(struct sequences *s, int64_t steps, int64_t ahead, b
 	return err;
 }
 
+/* Sequence i gets i tokens, modulo PLACES. */
+static enum m2_err scatter(struct sequences *s, struct m2_why *why)
+{
+	struct bench_run *b = s->b;
+	struct m2_work *some = calloc((size_t)s->n, sizeof *some);
+	enum m2_err err = M2_OK;
+	if (some == NULL)
+		return m2_fail(M2_ENOMEM, why, "no memory for %d sequences", s->n);
+	for (int32_t place = 1; place < PLACES && err == M2_OK; place++) {
+		int32_t n = 0;
+		for (int32_t i = 0; i < s->n; i++) {
+			if (i % PLACES < place)
+				continue;
+			some[n] = s->work[i];
+			some[n++].logits_first = 1;
+			s->work[i].position++;
+		}
+		if (n > 0)
+			err = b->backend->step(b->model, some, n, why);
+	}
+	free(some);
+	return err;
+}
+
 static enum m2_err rounds_of(struct sequences *s, int64_t ahead, bool decode,
 	struct bench_figure *figure, struct m2_why *why)
 {
 	double times[BENCH_ROUNDS], once = 0.0;
 	const int64_t warm = decode ? LEAST_STEPS : 1;
-	enum m2_err err =
-		round_of(s, 1, 1, false, &once, why); /* a first pick, from given tokens */
+	enum m2_err err = decode ? scatter(s, why) : M2_OK;
+	if (err == M2_OK) /* a first pick, from given tokens */
+		err = round_of(s, 1, 1, false, &once, why);
 	if (err == M2_OK)
 		err = round_of(s, warm, ahead, decode, &once, why);
 	if (err != M2_OK)
 		return err;
 	const double wish = s->b->o->seconds / BENCH_ROUNDS / once;
-	const int64_t steps = !decode              ? 1
-			      : wish < LEAST_STEPS ? LEAST_STEPS
-			      : wish > MOST_STEPS  ? MOST_STEPS
-						   : (int64_t)wish;
+	const int64_t least = s->n < PLACES / LEAST_STEPS ? PLACES / s->n : LEAST_STEPS;
+	const int64_t steps = !decode             ? 1
+			      : wish < least      ? least
+			      : wish > MOST_STEPS ? MOST_STEPS
+						  : (int64_t)wish;
 	const double until = bench_now() + s->b->o->seconds;
 	int n = 0;
 	while (n < BENCH_ROUNDS && (n < LEAST_ROUNDS || bench_now() < until)) {
@@ -148,7 +176,7 @@ enum m2_err bench_decode(struct bench_run *b, struct bench_figure *figure, struc
 			&s, o->mode == BENCH_AHEAD ? M2_STEPS_IN_FLIGHT : 1, true, figure, why);
 	sequences_destroy(&s);
 	figure->tokens = n;
-	figure->bytes = bench_weight_bytes(b) + 2.0 * n * (double)b->footprint.per_slot;
+	figure->bytes = bench_weight_bytes(b) + n * bench_slot_bytes(b);
 	figure->operations =
 		n * (bench_layer_operations(&o->desc) + bench_head_operations(&o->desc));
 	return err;
@@ -165,7 +193,7 @@ enum m2_err bench_prefill(struct bench_run *b, struct bench_figure *figure, stru
 		err = rounds_of(&s, 1, false, figure, why);
 	sequences_destroy(&s);
 	figure->tokens = n;
-	figure->bytes = bench_weight_bytes(b) + 2.0 * (double)b->footprint.per_slot;
+	figure->bytes = bench_weight_bytes(b) + bench_slot_bytes(b);
 	figure->operations = n * bench_layer_operations(m) + bench_head_operations(m);
 	return err;
 }

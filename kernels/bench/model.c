@@ -146,6 +146,17 @@ static enum m2_err choose_slots(struct bench_run *b, const struct m2_weight_sour
 		(unsigned long long)b->info.memory_free);
 }
 
+/* After a load: what the device has less than before, and what it says of the model. */
+static void look_at_model(struct bench_run *b, uint64_t free_before)
+{
+	struct m2_device_info now;
+	b->backend->info(b->device, &now);
+	if (b->backend->owns_memory && now.memory_free < free_before)
+		b->measured = free_before - now.memory_free;
+	if (b->backend->describe != NULL)
+		b->backend->describe(b->model, b->runs, sizeof b->runs);
+}
+
 enum m2_err bench_load(struct bench_run *b, struct m2_why *why)
 {
 	static struct weights weights;
@@ -157,9 +168,13 @@ enum m2_err bench_load(struct bench_run *b, struct m2_why *why)
 	if (err != M2_OK)
 		return err;
 	const struct m2_load_options load = options_for(o, slots);
+	struct m2_device_info before;
+	b->backend->info(b->device, &before);
 	const double start = bench_now();
 	err = b->backend->load(b->device, &o->desc, &source, &load, &b->model, why);
 	b->load_seconds = bench_now() - start;
+	if (err == M2_OK)
+		look_at_model(b, before.memory_free);
 	for (int i = 0; i < o->n_batch; i++)
 		b->decode[i] =
 			(struct bench_figure){.n = o->batch[i], .fits = o->batch[i] <= slots};
@@ -176,6 +191,12 @@ double bench_weight_bytes(const struct bench_run *b)
 	/* of an embedding that is not the head a step reads a few rows */
 	const double rows = m->tied_head ? 0.0 : (double)m2_weight_elements(m, M2_W_EMBEDDING);
 	return (double)b->footprint.weights - rows * (double)m2_dtype_bytes(b->o->weights);
+}
+
+double bench_slot_bytes(const struct bench_run *b)
+{
+	const struct m2_footprint *f = &b->footprint;
+	return f->per_step > 0 ? (double)f->per_step : 2.0 * (double)f->per_slot;
 }
 
 double bench_layer_operations(const struct m2_model_desc *m)

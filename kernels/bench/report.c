@@ -27,6 +27,11 @@ static const char *mode_name(const struct bench_run *b)
 		       : "picks fed back by the backend, one step at a time";
 }
 
+static uint64_t predicted(const struct bench_run *b)
+{
+	return b->footprint.weights + b->footprint.state + b->footprint.workspace;
+}
+
 void bench_report_head(const struct bench_run *b)
 {
 	const struct m2_model_desc *m = &b->o->desc;
@@ -41,6 +46,13 @@ void bench_report_head(const struct bench_run *b)
 	(void)printf("weights %.1f MB, a sequence %.2f MB, loaded in %.2f s; decode: %s\n",
 		(double)b->footprint.weights * 1e-6, (double)b->footprint.per_slot * 1e-6,
 		b->load_seconds, mode_name(b));
+	if (b->runs[0] != '\0')
+		(void)printf("runs by: %s\n", b->runs);
+	(void)printf("memory: %llu bytes predicted, ", (unsigned long long)predicted(b));
+	if (b->measured > 0)
+		(void)printf("%llu measured\n", (unsigned long long)b->measured);
+	else
+		(void)puts("not measured: it is the host's");
 	(void)printf("%-14s %10s %11s %10s %8s %6s %9s %6s\n", "", "ms", "tok/s", "MB", "GB/s", "",
 		"Gflop/s", "");
 	(void)fflush(stdout);
@@ -135,6 +147,10 @@ void bench_report_json(const struct bench_run *b)
 		     "\"slot_bytes\": %llu, ",
 		(unsigned long long)f->weights, (unsigned long long)f->state,
 		(unsigned long long)f->workspace, (unsigned long long)f->per_slot);
+	(void)printf("\"predicted_bytes\": %llu, ", (unsigned long long)predicted(b));
+	if (b->measured > 0)
+		(void)printf("\"measured_bytes\": %llu, ", (unsigned long long)b->measured);
+	put_text("runs", b->runs, ", ");
 	put("load_s", b->load_seconds, ",\n");
 	put_figures(b, "decode", "batch", b->decode, b->o->n_batch, ",");
 	put_figures(b, "prefill", "tokens", b->prefill, b->o->n_prefill, "}");

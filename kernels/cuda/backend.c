@@ -4,9 +4,11 @@
  * An error of the device is M2_EDEVICE and final: a poisoned context cannot be healed inside a process.
  */
 #include <cuda_runtime_api.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/cuda/model.h"
 
@@ -118,6 +120,20 @@ static void device_info(struct m2_device *device, struct m2_device_info *out)
 	}
 }
 
+/* What the driver's module makes, or lets a virtual machine's guest see. */
+static bool present(void)
+{
+	return access("/dev/nvidiactl", F_OK) == 0 || access("/dev/nvidia0", F_OK) == 0 ||
+	       access("/dev/dxg", F_OK) == 0;
+}
+
+static void describe(struct m2_model *model, char *out, size_t size)
+{
+	(void)snprintf(out, size, "%s",
+		model->tuned ? "tuned: fused decode, chunked prompts on tensor cores, graphs"
+			     : "plain kernels, token by token, graphs");
+}
+
 /* ---- slots ---------------------------------------------------------------------------------- */
 
 static size_t state_bytes(const struct m2_model *m)
@@ -187,6 +203,46 @@ static void export_ring(const struct m2_model *m, int64_t position, const float 
 	}
 }
 
+/* What the `held` tokens of a window would add to a layer's state, as replay.cuh folds it, for one head. */
+static void fold_head(
+	const struct m2_model_desc *d, const float *held, int32_t h, int32_t n_held, float *state)
+{
+	const size_t n = (size_t)d->state_size, width = (size_t)d->head_dim;
+	const size_t most = M2_CUDA_WINDOW - 1, group = (size_t)(h / (d->n_heads / d->n_groups));
+	const float *x = held + (size_t)h * most * width;
+	const float *b = held + (size_t)m2_desc_d_ssm(d) * most + group * most * n;
+	const float *steps = held + ((size_t)m2_desc_d_ssm(d) + (size_t)d->n_groups * n) * most +
+			     (size_t)h * M2_CUDA_WINDOW * 2;
+	float weights[M2_CUDA_WINDOW], all = 1.0f;
+	for (int32_t j = 0; j < n_held; j++) {
+		weights[j] = steps[2 * j];
+		all *= steps[2 * j + 1];
+		for (int32_t i = 0; i < j; i++)
+			weights[i] *= steps[2 * j + 1];
+	}
+	for (size_t i = 0; i < width * n; i++) {
+		float sum = all * state[i];
+		for (int32_t j = 0; j < n_held; j++)
+			sum = fmaf(weights[j] * x[(size_t)j * width + i / n],
+				b[(size_t)j * n + i % n], sum);
+		state[i] = sum;
+	}
+}
+
+/* The state of layer i after all of the slot's tokens. */
+static void export_ssm(
+	const struct m2_model *m, int64_t position, const float *slot, size_t i, float *ssm)
+{
+	const size_t layers = (size_t)m->desc.n_layers;
+	const float *state = slot + layers * m->ring_floats + i * m->ssm_floats;
+	const float *held = slot + layers * (m->ring_floats + m->ssm_floats) + i * m->held_floats;
+	const size_t head = (size_t)m->desc.head_dim * (size_t)m->desc.state_size;
+	const int32_t n_held = m->tuned ? (int32_t)(position % M2_CUDA_WINDOW) : 0;
+	memcpy(ssm, state, m->ssm_floats * sizeof(float));
+	for (int32_t h = 0; h < m->desc.n_heads && n_held > 0; h++)
+		fold_head(&m->desc, held, h, n_held, ssm + (size_t)h * head);
+}
+
 static enum m2_err slot_export(struct m2_model *model, int32_t slot, float *conv, float *ssm)
 {
 	const size_t layers = (size_t)model->desc.n_layers;
@@ -202,9 +258,8 @@ static enum m2_err slot_export(struct m2_model *model, int32_t slot, float *conv
 			export_ring(model, model->position[slot], state + i * model->ring_floats,
 				conv + i * kept);
 		if (ssm != NULL)
-			memcpy(ssm + i * model->ssm_floats,
-				state + layers * model->ring_floats + i * model->ssm_floats,
-				model->ssm_floats * sizeof(float));
+			export_ssm(model, model->position[slot], state, i,
+				ssm + i * model->ssm_floats);
 	}
 	free(host);
 	return err;
@@ -237,13 +292,19 @@ static enum m2_err device_measure(struct m2_device *device, double *bytes_per_se
 
 extern const struct m2_backend m2_cuda_backend;
 __attribute__((visibility("default"))) const struct m2_backend m2_cuda_backend = {
+	.bytes = sizeof(struct m2_backend),
 	.name = "cuda",
+	.owns_memory = true,
+	.present = present,
 	.open = device_open,
 	.close = device_close,
 	.info = device_info,
 	.plan = m2_cuda_plan,
 	.load = m2_cuda_load,
 	.unload = m2_cuda_unload,
+	.describe = describe,
+	.park = m2_cuda_park,
+	.unpark = m2_cuda_unpark,
 	.step = m2_cuda_step,
 	.step_begin = m2_cuda_step_begin,
 	.step_wait = m2_cuda_step_wait,

@@ -44,20 +44,36 @@ def gate_aborts(rig):
     return rig.ask("gpu", kill(rig, "gate", signal.SIGABRT))
 
 
+def stand_still(pid):
+    """All its threads have stopped when this returns: on a busy machine some go on for a while."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def stopped():
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/stat", encoding="utf-8", errors="replace") as file:
+                if file.read().rsplit(")", 1)[1].split()[0] != "T":
+                    return False
+        return True
+    wait_until(stopped, 5, "it stands still")
+
+
 @fault("gate: stands still for a moment", "nobody notices")
 def gate_pauses(rig):
     gate = rig.d.role("gate")
-    os.kill(gate, signal.SIGSTOP)
-    threading.Timer(0.3, os.kill, (gate, signal.SIGCONT)).start()
-    return rig.ask("gpu")
+    stand_still(gate)
+    goes_on = threading.Timer(0.3, os.kill, (gate, signal.SIGCONT))
+    goes_on.start()
+    saw = rig.ask("gpu")
+    goes_on.join()  # a stop that comes after this is not undone by it
+    return saw
 
 
 @fault("gate: hangs", "ended after step_timeout and started again; requests asked meanwhile are answered")
 def gate_hangs(rig):
     old = rig.d.role("gate")
-    os.kill(old, signal.SIGSTOP)
+    stand_still(old)
     saw = rig.ask("gpu")
-    wait_until(lambda: rig.d.role("gate") not in (None, old), 10, "a new gate")
+    wait_until(lambda: rig.d.role("gate") not in (None, old), 10, f"a new gate; they saw {dict(saw)}")
     return saw
 
 
@@ -249,9 +265,9 @@ without_memory("worker.cuda", "malloc", 30, SHORT_OF_MEMORY | LOST_WORKER, {"gpu
 without_memory("worker.cuda", "calloc", 20, SHORT_OF_MEMORY | LOST_WORKER, {"gpu"})
 
 
-def limited(rig, process, more, during):
+def limited(daemon, process, more, during):
     """`during` while the process may have only `more` bytes of addresses beyond those it has."""
-    pid = rig.d.pid(process)
+    pid = daemon.pid(process)
     with open(f"/proc/{pid}/statm", encoding="utf-8") as file:
         pages = int(file.read().split()[0])
     limits = resource.prlimit(pid, resource.RLIMIT_AS)
@@ -267,24 +283,24 @@ def limited(rig, process, more, during):
        SHORT_OF_MEMORY | LOST_WORKER, {"gpu"})
 def load_without_memory(rig):
     wait_until(lambda: rig.tell("unload", "gpu", "--wait", "9")["done"] == 1, 20, "unload")
-    return limited(rig, "worker.cuda", random.randrange(16 << 20), lambda: rig.ask("gpu"))
+    return limited(rig.d, "worker.cuda", random.randrange(16 << 20), lambda: rig.ask("gpu"))
 
 
 @fault("worker: memory ends in a request (RLIMIT_AS)", "refused, no_memory, or restarted; well when it is lifted",
        SHORT_OF_MEMORY | LOST_WORKER, {"gpu"})
 def worker_limited(rig):
-    return limited(rig, "worker.cuda", random.randrange(128 << 10), lambda: rig.ask("gpu", length=40000))
+    return limited(rig.d, "worker.cuda", random.randrange(128 << 10), lambda: rig.ask("gpu", length=40000))
 
 
 @fault("gate: memory ends (RLIMIT_AS)", "answered, or the gate gives way to another and then answered",
        SHORT_OF_MEMORY, ALL)
 def gate_limited(rig):
-    return limited(rig, "gate", random.randrange(256 << 10), lambda: rig.ask("gpu", length=40) + score_long(rig))
+    return limited(rig.d, "gate", random.randrange(256 << 10), lambda: rig.ask("gpu", length=40) + score_long(rig))
 
 
 @fault("supervisor: memory ends (RLIMIT_AS)", "answered, or refused with no_memory; it lives on", SHORT_OF_MEMORY, ALL)
 def supervisor_limited(rig):
-    return limited(rig, "supervisor", random.randrange(64 << 10), lambda: rig.ask("gpu", length=40) + score_long(rig))
+    return limited(rig.d, "supervisor", random.randrange(64 << 10), lambda: rig.ask("gpu", length=40) + score_long(rig))
 
 
 @fault("results memory: the tmpfs is full (posix_fallocate)", "refused with no_memory", SHORT_OF_MEMORY,

@@ -148,8 +148,10 @@ def limits_hold_and_say_so():
 
         def again():
             with d.connect() as client:
-                refused(lambda: generate(client, max_tokens=700).result())  # if the three left anything
-                return refused(lambda: generate(client, max_tokens=5))
+                # the first is taken if the three left anything, and then leaves nothing for the second
+                answers = [refused(lambda: generate(client, max_tokens=700).result()),
+                           refused(lambda: generate(client, max_tokens=5))]
+                return next((a for a in answers if a[0] == "busy"), answers[-1])
         code, text = as_user(ALICE, again)
         equal(code, "busy", "tokens per minute")
         expect("600 tokens per minute" in text and "try again in" in text, text)
@@ -165,6 +167,32 @@ def limits_hold_and_say_so():
         equal(as_user(BOB, bob), [700] * 4, "her limits are not his")
 
 
+def a_users_states_are_limited_by_their_bytes():
+    with daemon() as d:
+        each = d.ctl_json("load", "demo")["footprint"]["per_slot"]
+        d.config_path.write_text(f"users: [{{name: {ALICE}, state_bytes: {2 * each}}}]\n")
+        d.ctl("reload")
+
+        def alice():
+            with d.connect() as client:
+                try:
+                    generate(client, n=3, max_tokens=5)
+                    return ["three at once were taken", {}]
+                except harness.mamba2.Error as error:
+                    text = f"{error.code}: {error}"
+                held = [generate(client, max_tokens=100000) for _ in range(3)]
+                time.sleep(0.2)
+                rows = client.ps()["users"]
+                for request in held:
+                    request.close()
+                return [text, rows[0]]
+        text, row = as_user(ALICE, alice)
+        expect(text.startswith("limit: ") and f"{3 * each} bytes" in text and "state_bytes" in text, text)
+        equal((row["running"], row["queued"]), (2, 1), "two of three run, with a slot free")
+        equal((row["slot_bytes"], row["paused_bytes"], row["state_bytes_limit"]), (2 * each, 0, 2 * each), "her bytes")
+        wait_until(lambda: not any(u["slot_bytes"] for u in d.ctl_json("ps")["users"]), 5, "her slots are free")
+
+
 def a_bad_priority_is_refused_and_a_good_one_taken():
     with daemon() as d:
         d.ctl("generate", "demo", "--tokens", "1,2", "--max-tokens", "3", "--priority", "low")
@@ -178,4 +206,5 @@ def a_bad_priority_is_refused_and_a_good_one_taken():
 
 
 harness.main(forty_requests_get_no_more_than_one, limits_hold_and_say_so,
+             a_users_states_are_limited_by_their_bytes,
              a_bad_priority_is_refused_and_a_good_one_taken)

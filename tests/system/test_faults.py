@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""A few of the faults of fault_kinds.py and fault_places.py, once each, and what must not depend on any of them.
+"""A few of the faults of fault_kinds.py, fault_parking.py and fault_places.py, once each, and what must not depend on any of them.
 
 Every kind, many times, with a table of what clients saw: tests/bench/faults.py.
 """
 import collections
+import os
+import signal
 import socket
 
 import harness
 import fault_kinds  # noqa: F401  pylint: disable=unused-import
+import fault_parking  # noqa: F401  pylint: disable=unused-import
 import fault_places  # noqa: F401  pylint: disable=unused-import
-from faulty import KINDS, PROMPT, FaultyDaemon, Rig, strike_once
+from faulty import KINDS, PROMPT, FaultyDaemon, Neighbour, Rig, strike_once
 from harness import SANITIZER, Skip, as_user, equal, expect, mamba2, need_root, wait_until
 
 #: what a sanitizer's build runs: those that preload nothing
@@ -89,6 +92,46 @@ def one_user_opens_so_many_connections_and_no_more_and_others_open_theirs():
         equal(d.role("gate"), gate, "the gate's process")
 
 
+def a_gate_that_stops_beating_is_ended_and_what_runs_goes_on():
+    with harness.Daemon({"demo": {"preload": True}}, config=f"step_timeout: {2 * harness.SLOW}s\n") as d:
+        gate = d.role("gate")
+        with d.connect() as client:
+            with client.generate("demo", tokens=PROMPT, max_tokens=20000, temperature=0, ignore_eos=True) as request:
+                next(iter(request))
+                os.kill(gate, signal.SIGSTOP)
+                had = request.count()
+                wait_until(lambda: request.count() > had + 50, 5, "tokens while the gate stands still")
+                wait_until(lambda: d.role("gate") not in (None, gate), 10, "another gate")
+                expect(not harness.alive(gate), "the one that hung is gone")
+                client.ps()  # through the new one
+                request.cancel()
+        equal(len(d.ctl_json("generate", "demo", "--tokens", "1,2", "--max-tokens", "3", "--ignore-eos")["completions"]), 1,
+              "answers of the new gate")
+        expect("it has been silent" in d.log(), "the log says why")
+
+
+def a_load_without_memory_is_one_sentence_and_nobody_else_is_harmed():
+    """The worker's addresses are limited (RLIMIT_AS) to little more than it has."""
+    if SANITIZER:
+        raise Skip("a sanitizer's runtime needs its addresses")
+    with FaultyDaemon({"demo": {"preload": True}, "gpu": {"device": "cuda:0"}}, preload=False) as d:
+        d.ctl("load", "gpu", "--dry-run")  # its worker is there
+        neighbour, worker, others = None, d.worker("cuda"), d.worker("cpu")
+        with d.connect() as client:
+            want = [t.id for t in client.generate("demo", tokens=PROMPT, max_tokens=200, temperature=0, ignore_eos=True)]
+            neighbour = Neighbour(d, "demo", want)
+            refused = fault_kinds.limited(d, "worker.cuda", 2 << 20, lambda: d.ctl("load", "gpu", check=False))
+            equal(refused.returncode, 1, "exit status")
+            expect("memory" in refused.stderr and refused.stderr.count("\n") == 1, f"one sentence: {refused.stderr!r}")
+            equal(d.worker("cuda"), worker, "the worker lives")
+            d.ctl("load", "gpu")
+            equal([t.id for t in client.generate("gpu", tokens=PROMPT, max_tokens=200, temperature=0, ignore_eos=True)], want,
+                  "what it says once there is memory")
+        neighbour.finish()
+        equal((dict(neighbour.errors), d.worker("cpu")), ({}, others), "the neighbour's errors, and its worker")
+        expect(neighbour.answers > 0, "the neighbour was answered")
+
+
 def start():
     d = FaultyDaemon(config=f"step_timeout: {4 * harness.SLOW}s\nresults: {{keep: 2s}}\n")
     d.start()
@@ -110,6 +153,8 @@ try:
                  *[of_kind(k) for k in KINDS if k.quick and not k.own], a_slot_is_empty_when_its_next_user_begins,
                  no_wait_depends_on_the_wall_clock, nothing_is_left_of_all_this,
                  *[of_kind(k) for k in KINDS if k.quick and k.own],
+                 a_gate_that_stops_beating_is_ended_and_what_runs_goes_on,
+                 a_load_without_memory_is_one_sentence_and_nobody_else_is_harmed,
                  one_user_opens_so_many_connections_and_no_more_and_others_open_theirs)
 finally:
     if "daemon" in shared:

@@ -22,12 +22,15 @@ struct fake_slot {
 
 struct m2_model {
 	struct fake_slot slot[FAKE_SLOTS];
+	int32_t picked[FAKE_SLOTS]; /* 1 + what the slot's last step picked, 0: nothing */
 	int32_t slots;
 	int32_t max_tokens;
 	uint64_t salt;
 	int broken;       /* rules of the boundary that were broken */
 	int longest_step; /* most tokens in one step */
 	int steps;
+	int tokens; /* that slots were fed */
+	int from_picks;
 	int nan_at;            /* a history of that length gives NaN; -1 never */
 	enum m2_err fail_step; /* returned by the next step */
 	int saves;
@@ -58,6 +61,19 @@ static inline void fake_row(uint64_t history, uint64_t salt, float *row)
 	}
 }
 
+/* The choice of struct m2_pick; of its log-probability only that it is a function of the row, and NaN when it
+ * must be. */
+static inline void fake_pick(const float *row, int32_t limit, struct m2_pick *out)
+{
+	float sum = 0;
+	int32_t best = 0;
+	for (int32_t v = 0; v < limit; v++) {
+		best = row[v] > row[best] ? v : best;
+		sum += row[v];
+	}
+	*out = (struct m2_pick){best, (sum - sum) + row[best] / -1024.0F, row[best]};
+}
+
 static inline enum m2_err fake_item(struct m2_model *m, const struct m2_work *w)
 {
 	struct fake_slot *s = &m->slot[w->slot];
@@ -67,19 +83,31 @@ static inline enum m2_err fake_item(struct m2_model *m, const struct m2_work *w)
 	/* a span of more than one token begins on the grid */
 	m->broken += w->n_tokens > 1 && w->position % M2_CHUNK != 0;
 	/* one that gives no logits is not the last of its prompt: it ends on the grid */
-	m->broken += w->logits == NULL && end % M2_CHUNK != 0;
-	float *row = w->logits;
+	m->broken += w->logits == NULL && w->pick == NULL && end % M2_CHUNK != 0;
+	m->broken += w->from_pick && (w->n_tokens != 1 || m->picked[w->slot] == 0);
+	float last[FAKE_ROWS] = {0};
 	for (int32_t t = 0; t < w->n_tokens; t++) {
-		m->broken += w->tokens[t] < 0 || w->tokens[t] >= FAKE_ROWS;
-		s->history = fake_feed(s->history, w->tokens[t]);
+		const int32_t token = w->from_pick ? m->picked[w->slot] - 1 : w->tokens[t];
+		m->broken += token < 0 || token >= FAKE_ROWS;
+		s->history = fake_feed(s->history, token);
 		s->position++;
-		if (t < w->logits_first)
+		const bool picks = w->pick != NULL && t == w->n_tokens - 1;
+		if (t < w->logits_first && !picks)
 			continue;
-		fake_row(s->history, m->salt, row);
+		fake_row(s->history, m->salt, last);
 		if (s->position == m->nan_at)
-			row[3] = 0.0F / 0.0F * (float)m->steps;
-		row += FAKE_ROWS;
+			last[3] = 0.0F / 0.0F * (float)m->steps;
+		if (t >= w->logits_first)
+			memcpy(w->logits + (size_t)(t - w->logits_first) * FAKE_ROWS, last,
+				sizeof last);
 	}
+	m->tokens += w->n_tokens;
+	m->from_picks += w->from_pick;
+	m->picked[w->slot] = 0;
+	if (w->pick == NULL)
+		return M2_OK;
+	fake_pick(last, w->pick_limit > 0 ? w->pick_limit : FAKE_ROWS, w->pick);
+	m->picked[w->slot] = w->pick->token + 1;
 	return M2_OK;
 }
 
@@ -111,12 +139,14 @@ static inline enum m2_err fake_step(
 static inline enum m2_err fake_reset(struct m2_model *m, int32_t slot)
 {
 	m->slot[slot] = (struct fake_slot){0};
+	m->picked[slot] = 0;
 	return M2_OK;
 }
 
 static inline enum m2_err fake_copy(struct m2_model *m, int32_t dst, int32_t src)
 {
 	m->slot[dst] = m->slot[src];
+	m->picked[dst] = 0;
 	return M2_OK;
 }
 
@@ -125,6 +155,7 @@ static inline enum m2_err fake_save(struct m2_model *m, int32_t slot, void *dst)
 	if (++m->saves == m->fail_save)
 		return M2_EDEVICE;
 	memcpy(dst, &m->slot[slot], sizeof m->slot[slot]);
+	m->picked[slot] = 0;
 	m->slot[slot].position = -1; /* whoever gets the slot must set it first */
 	return M2_OK;
 }
@@ -132,6 +163,7 @@ static inline enum m2_err fake_save(struct m2_model *m, int32_t slot, void *dst)
 static inline enum m2_err fake_restore(struct m2_model *m, int32_t slot, const void *src)
 {
 	m->restores++;
+	m->picked[slot] = 0;
 	memcpy(&m->slot[slot], src, sizeof m->slot[slot]);
 	return M2_OK;
 }

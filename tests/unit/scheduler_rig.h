@@ -51,6 +51,7 @@ static uint64_t rig_clock; /* ns */
 static int rig_parked = 64;
 static struct m2_fair_cost rig_cost[2];
 static uint64_t rig_step_cost;
+static const struct m2_backend *rig_backend = &fake_backend;
 
 static uint64_t rig_now(void)
 {
@@ -76,7 +77,7 @@ static void rig_add_lane(struct rig *rig, int index, int slots, int max_batch_to
 	struct m2_why why;
 	struct m2_model *m = &rig->model[index];
 	const struct m2_lane_facts facts = {
-		.backend = &fake_backend,
+		.backend = rig_backend,
 		.model = m,
 		.tokenizer = text ? rig->tokenizer : NULL,
 		.vocab_rows = FAKE_ROWS,
@@ -154,6 +155,7 @@ struct rig_ask {
 	uint32_t uid;
 	uint32_t weight; /* 0: 1 */
 	int32_t user_slots;
+	uint64_t user_bytes;
 	enum m2_priority priority;
 };
 
@@ -205,7 +207,8 @@ static enum m2_err rig_make(
 		.slots = lane->facts.slots,
 		.now_ns = rig_clock,
 		.weight = ask->weight,
-		.user_slots = ask->user_slots};
+		.user_slots = ask->user_slots,
+		.user_bytes = ask->user_bytes};
 	const enum m2_err err = m2_task_create(rig->pool, &spec, out, why);
 	if (err == M2_OK)
 		(*out)->uid = ask->uid;

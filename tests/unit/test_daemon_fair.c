@@ -86,16 +86,18 @@ static void account(struct world *w, const uint64_t steps[2])
 		const struct m2_lane *lane = w->rig.lane[l];
 		if (lane == NULL || atomic_load(&lane->steps) == steps[l])
 			continue;
-		for (int32_t i = 0; i < lane->n_items; i++) {
-			const int n = lane->work[i].n_tokens;
-			struct demand *d = &w->users[lane->items[i].task->uid - UID];
-			const uint64_t cost = lane->items[i].sequence != NULL
+		const struct m2_flight *f = &lane->flights[(lane->begun - 1) % M2_STEPS_IN_FLIGHT];
+		for (int32_t i = 0; i < f->n_items; i++) {
+			const int n = f->work[i].n_tokens;
+			struct demand *d = &w->users[f->items[i].task->uid - UID];
+			const uint64_t cost = f->items[i].sequence != NULL
 						      ? lane->facts.cost.decode
 						      : lane->facts.cost.prompt;
 			d->work += (double)n * (double)cost;
 			d->tokens += n;
 			work += (double)n * (double)cost;
-			d->served = d->served || lane->work[i].logits != NULL;
+			d->served =
+				d->served || f->work[i].logits != NULL || f->work[i].pick != NULL;
 		}
 	}
 	rig_clock += w->step_ns + (uint64_t)(work * 50000);

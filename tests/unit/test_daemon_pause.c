@@ -289,6 +289,55 @@ static void a_users_slots_are_limited_and_others_fill_the_rest(void **unused)
 	rig_close(&rig);
 }
 
+static uint64_t bytes_of(const struct rig *rig, uint32_t uid, bool paused)
+{
+	for (int32_t i = 0; i < M2_FAIR_USERS; i++) {
+		const struct m2_fair_user *u = &rig->scheduler.fair.users[i];
+		if (rig->scheduler.fair.used[i] && atomic_load(&u->uid) == uid)
+			return atomic_load(paused ? &u->paused_bytes : &u->slot_bytes);
+	}
+	return 0;
+}
+
+static void a_users_states_are_limited_by_their_bytes_and_the_paused_count(void **unused)
+{
+	(void)unused;
+	const uint64_t one = sizeof(struct fake_slot);
+	struct rig rig;
+	struct m2_task *mine[4], *others[2];
+	const struct rig_ask ask = {
+		.prompt_tokens = 5, .max_tokens = 3000, .uid = 1, .user_bytes = 3 * one};
+	rig_open(&rig, 4, 64, false);
+	for (int i = 0; i < 4; i++)
+		mine[i] = rig_submit(&rig, &ask);
+	(void)rig_step(&rig);
+	assert_int_equal(mine[2]->stage, M2_STAGE_RUNNING);
+	assert_int_equal(mine[3]->stage, M2_STAGE_QUEUED); /* a slot is free */
+	assert_int_equal(bytes_of(&rig, 1, false), 3 * one);
+	for (int i = 0; i < 2; i++)
+		others[i] = rig_submit(
+			&rig, &(struct rig_ask){.prompt_tokens = 5, .max_tokens = 3000, .uid = 2});
+	while (mine[2]->stage == M2_STAGE_RUNNING)
+		assert_true(rig_step(&rig));
+	assert_int_equal(mine[2]->stage, M2_STAGE_PAUSED);
+	assert_int_equal(bytes_of(&rig, 1, false), 2 * one);
+	assert_int_equal(bytes_of(&rig, 1, true), one);
+	assert_int_equal(bytes_of(&rig, 2, false), 2 * one);
+	/* the other user goes: what is paused comes back, and nothing else of its user begins before */
+	for (int i = 0; i < 2; i++)
+		atomic_store(&others[i]->cancel, M2_FINISH_CANCELLED);
+	atomic_fetch_add(&lane_of(&rig)->alarm, 1);
+	(void)rig_step(&rig);
+	assert_int_equal(mine[2]->stage, M2_STAGE_RUNNING);
+	assert_int_equal(mine[3]->stage, M2_STAGE_QUEUED);
+	rig_run(&rig);
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(mine[i]->err, M2_OK);
+	for (uint32_t uid = 1; uid <= 2; uid++)
+		assert_int_equal(bytes_of(&rig, uid, false) + bytes_of(&rig, uid, true), 0);
+	rig_close(&rig);
+}
+
 static void priorities_order_ones_own_queue_and_nobody_elses(void **unused)
 {
 	(void)unused;
@@ -372,6 +421,7 @@ int main(void)
 		cmocka_unit_test(a_state_that_cannot_be_saved_ends_its_request_alone),
 		cmocka_unit_test(an_unload_and_a_lost_device_end_the_paused_too),
 		cmocka_unit_test(a_users_slots_are_limited_and_others_fill_the_rest),
+		cmocka_unit_test(a_users_states_are_limited_by_their_bytes_and_the_paused_count),
 		cmocka_unit_test(priorities_order_ones_own_queue_and_nobody_elses),
 		cmocka_unit_test(users_beyond_the_table_share_one_place),
 		cmocka_unit_test(nobody_has_all_of_a_queue),

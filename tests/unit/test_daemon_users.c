@@ -41,12 +41,13 @@ static void close_supervisor(struct m2_supervisor **s)
 static void ones_own_entry_comes_before_a_groups_and_that_before_the_default(void **unused)
 {
 	(void)unused;
-	struct m2_supervisor *s = supervisor("users:\n"
-					     "  - {name: \"@7777\", weight: 5, slots: 6}\n"
-					     "  - {name: \"@8888\", weight: 9}\n"
-					     "  - {name: 61234, weight: 7, tokens_per_minute: 10}\n"
-					     "default_user: {weight: 2, slots: 3}\n"
-					     "requests_per_user: 11\n");
+	struct m2_supervisor *s =
+		supervisor("users:\n"
+			   "  - {name: \"@7777\", weight: 5, slots: 6, state_bytes: 1G}\n"
+			   "  - {name: \"@8888\", weight: 9}\n"
+			   "  - {name: 61234, weight: 7, tokens_per_minute: 10}\n"
+			   "default_user: {weight: 2, slots: 3, state_bytes: 5M}\n"
+			   "requests_per_user: 11\n");
 	struct m2_user_limits l = m2_users_limits(s, 61234, 7777);
 	assert_int_equal(l.weight, 7);
 	assert_int_equal(
@@ -56,6 +57,8 @@ static void ones_own_entry_comes_before_a_groups_and_that_before_the_default(voi
 	assert_int_equal(l.weight, 5);
 	assert_int_equal(l.slots, 6);
 	assert_int_equal(l.requests, 11);
+	assert_int_equal(l.state_bytes, 1 << 30);
+	assert_int_equal(m2_users_limits(s, 61234, 7777).state_bytes, 5 << 20);
 	assert_int_equal(m2_users_limits(s, 61235, 8888).weight, 9);
 	l = m2_users_limits(s, 61235, 61235);
 	assert_int_equal(l.weight, 2);

@@ -205,6 +205,28 @@ static void a_budget_is_bytes_or_a_share_of_its_device(void **state)
 	}
 }
 
+static void host_memory_for_parking_is_bytes_or_a_share_or_none(void **state)
+{
+	(void)state;
+	const uint64_t total = UINT64_C(80) << 30;
+	struct m2_daemon_config c;
+	assert_int_equal(parse("", &c, NULL), M2_OK);
+	assert_int_equal(m2_daemon_config_parked(&c, total), total / 4);
+	assert_int_equal(m2_daemon_config_parked(&c, 0), 0);
+	assert_int_equal(parse("memory: {parked: 64G}\n", &c, NULL), M2_OK);
+	assert_int_equal(m2_daemon_config_parked(&c, total), UINT64_C(64) << 30);
+	assert_int_equal(parse("memory: {parked: \"0\"}\n", &c, NULL), M2_OK);
+	assert_int_equal(m2_daemon_config_parked(&c, total), 0);
+	assert_int_equal(parse("memory: {parked: 0}\n", &c, NULL), M2_OK);
+	assert_int_equal(m2_daemon_config_parked(&c, total), 0);
+	const char *wrong[] = {"101%", "1.5G", "-1", "1P", "1GB", "cpu=8G", "8 G", "half"};
+	for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+		char text[96];
+		(void)snprintf(text, sizeof text, "memory: {parked: \"%s\"}\n", wrong[i]);
+		assert_int_equal(parse(text, &c, NULL), M2_EINVAL);
+	}
+}
+
 static void every_log_level_is_one_of_the_logs(void **state)
 {
 	(void)state;
@@ -279,6 +301,7 @@ int main(void)
 		cmocka_unit_test(users_are_a_list_of_mappings),
 		cmocka_unit_test(what_is_wrong_is_refused_with_its_place),
 		cmocka_unit_test(a_budget_is_bytes_or_a_share_of_its_device),
+		cmocka_unit_test(host_memory_for_parking_is_bytes_or_a_share_or_none),
 		cmocka_unit_test(every_log_level_is_one_of_the_logs),
 		cmocka_unit_test_setup_teardown(a_file_gives_its_directory_to_relative_paths,
 			test_dir_setup, test_dir_teardown),
