@@ -19,6 +19,7 @@ import traceback
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "system"))
 import faulty  # noqa: E402
 import fault_kinds  # noqa: E402,F401  pylint: disable=unused-import
+import fault_parking  # noqa: E402,F401  pylint: disable=unused-import
 import fault_places  # noqa: E402,F401  pylint: disable=unused-import
 
 

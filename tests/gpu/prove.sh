@@ -32,7 +32,9 @@ for part in "$@"; do
 		run test_cases cuda_gives_every_case
 		run test_cuda
 		run test_ssd
-		run bench_product --check
+		run test_replay
+		run test_park
+		run bench_product --bits
 		;;
 	bits)
 		run test_kernels_bits cuda
