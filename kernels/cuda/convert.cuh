@@ -42,16 +42,13 @@ template <> __device__ inline __nv_bfloat16 from_float(float value)
 	return __float2bfloat16_rn(value);
 }
 
-/* Index of element (row, col) of a 16-bit matrix of `k_tiles` tiles of columns: see launch.h.  Lane l of
- * a tile holds rows l / 4 and l / 4 + 8, columns 2 (l % 4), + 1, + 8, + 9. */
+/* Index of element (row, col) of a 16-bit matrix of `k_tiles` tiles of columns: see launch.h. */
 __device__ inline size_t fragment_index(int32_t row, int32_t col, int32_t k_tiles)
 {
 	const int32_t r = row & 15, c = col & 15;
-	const int32_t lane = (r & 7) * 4 + ((c & 7) >> 1);
-	const int32_t place = ((c >> 3) << 2) + ((r >> 3) << 1) + (c & 1);
-	return (((size_t)(row >> 4) * (size_t)k_tiles + (size_t)(col >> 4)) * 32 + (size_t)lane) *
-		       8 +
-	       (size_t)place;
+	const int32_t eight = (c >> 3) * 2 + (r >> 3);
+	return ((size_t)(row >> 4) * (size_t)k_tiles + (size_t)(col >> 4)) * 256 +
+	       (size_t)(eight * 64 + (r & 7) * 8 + (c & 7));
 }
 
 /* Sum over sixteen neighbouring lanes, by halves: the same tree wherever squares are summed. */

@@ -3,10 +3,11 @@
  * Every function enqueues on a stream and returns the launch's error; nothing waits, nothing allocates.
  * Pointers are device memory unless said otherwise.  Shapes and letters: kernels/backend.h.
  *
- * Matrices of 16-bit weights are stored in the order in which mma.m16n8k16 wants its A operand: tiles of
- * 16 x 16, [rows / 16][cols / 16][32 lanes][8 values], so that a warp's tile is one coalesced run of 512
- * bytes that goes straight to registers.  f32 matrices are row-major.  Rows and columns are padded to
- * multiples of 16 with zeros.
+ * Matrices of 16-bit weights are stored in tiles of 16 x 16, [rows / 16][cols / 16][256], each of four
+ * squares of eight rows by eight columns (rows 0-7 and columns 0-7, rows 8-15, then columns 8-15), rows of 16
+ * bytes one behind the other: a tile is one run of 512 bytes, which ldmatrix takes to the registers that
+ * mma.m16n8k16 wants, and wgmma reads where it lies.  f32 matrices are row-major.  Rows and columns are padded
+ * to multiples of 16 with zeros.
  */
 #ifndef M2_KERNELS_CUDA_LAUNCH_H
 #define M2_KERNELS_CUDA_LAUNCH_H

@@ -6,7 +6,7 @@
  *   few    up to 8 rows.  A block stays and takes one tile of rows of W after another; its warps' copies
  *          run ahead across tiles, and begin before the kernel that makes x has ended.
  *   stay   Hopper, up to some hundred rows: the same by clusters of eight that hold x.
- *   wide   Hopper, many rows: blocks of 128 rows of W and up to 192 of x, W and x through a ring.
+ *   wide   Hopper, many rows: blocks of 128 or 192 rows of W and up to 128 of x, W and x through a ring.
  *   many   any device: a block takes 128 rows of W and up to 64 rows of x.
  *
  * Order of summation, the same in all: the columns are cut into eight runs of whole tiles; inside a run
@@ -90,16 +90,15 @@ static int64_t time_of_stay(int32_t rows, int32_t k_tiles, int32_t m, int32_t to
 	       (int64_t)((units + clusters - 1) / clusters) * (1500 + 350 * slabs + 27 * tokens);
 }
 
-/* Waves of blocks, each a begin, its slabs of 64 columns, and an end. */
+/* Tiles one after another, each its slabs of 64 columns and an end. */
 static int64_t time_of_wide(
-	int32_t rows, int32_t k_tiles, int32_t m, int32_t tokens, int32_t cluster)
+	int32_t rows, int32_t k_tiles, int32_t m, int32_t tokens, int32_t groups)
 {
-	const int64_t tiles = (int64_t)((rows + 128 * cluster - 1) / (128 * cluster)) *
-			      ((m + tokens - 1) / tokens);
-	const int32_t most = device_limits().processors / cluster;
-	const int64_t waves = (tiles + most - 1) / most;
+	const int64_t tiles =
+		(int64_t)((rows + 64 * groups - 1) / (64 * groups)) * ((m + tokens - 1) / tokens);
+	const int64_t turns = (tiles + device_limits().processors - 1) / device_limits().processors;
 	const int64_t slabs = RUNS * (int64_t)(((k_tiles + RUNS - 1) / RUNS + 3) / 4);
-	return waves * (slabs * (200 + 4 * tokens) + 2000) + 3000;
+	return turns * (slabs * (300 + 2 * tokens * groups) + 40 * tokens) + 10500;
 }
 
 /* The bytes of W, at a rate that falls with the rows of x; it is the first choice for few of them only. */
@@ -124,11 +123,11 @@ struct hopper_plan m2_cuda_product_plan(int32_t rows, int32_t k_tiles, int32_t m
 		}
 	}
 	for (const int32_t tokens : wide)
-		for (int32_t cluster = 1; cluster <= 2 && in_order && USE_WGMMA; cluster++) {
-			const int64_t time = time_of_wide(rows, k_tiles, m, tokens, cluster);
+		for (int32_t groups = 2; groups <= 3 && in_order && USE_WGMMA; groups++) {
+			const int64_t time = time_of_wide(rows, k_tiles, m, tokens, groups);
 			if (time < shortest) {
 				shortest = time;
-				best = {tokens, false, true, cluster};
+				best = {tokens, false, true, groups};
 			}
 		}
 	return best;

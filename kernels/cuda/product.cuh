@@ -34,6 +34,18 @@ __device__ inline void mma(float (&c)[4], uint4 a, uint2 b, __half)
 		     : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b.x), "r"(b.y));
 }
 
+/* The A operand from a tile of W in shared memory (launch.h); every lane gives the tile's address plus its
+ * number times 16 bytes.  Whole warps; what other lanes' copies brought must be there. */
+__device__ inline uint4 load_tile(const uint4 *tile_and_lane)
+{
+	uint4 a;
+	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+		     : "=r"(a.x), "=r"(a.y), "=r"(a.z), "=r"(a.w)
+		     : "r"((uint32_t)__cvta_generic_to_shared(tile_and_lane))
+		     : "memory");
+	return a;
+}
+
 /* ---- the product ---------------------------------------------------------------------------- */
 
 /* The scaled sum of one more run: the same two roundings everywhere. */
@@ -206,8 +218,8 @@ cudaError_t m2_cuda_product_many(cudaStream_t stream, const struct m2_cuda_matri
 struct hopper_plan {
 	int32_t tokens;
 	bool stay;
-	bool wgmma;      /* always, unless they stay */
-	int32_t cluster; /* blocks that share x, 1 or 2, unless they stay */
+	bool wgmma;     /* always, unless they stay */
+	int32_t groups; /* of 64 rows of W to a block, 2 or 3, unless they stay */
 };
 /* product.cu: the one that should end first; in_order: rows of x are not
  * picked. */

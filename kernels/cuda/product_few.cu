@@ -2,17 +2,18 @@
  *
  * A block stays; its eight warps do a run of columns each.  Every lane asks for just the 16 bytes that it
  * will feed to the tensor core, RING tiles ahead and across tiles of rows, so the memory never waits for
- * the sums.  The first tiles are asked for before the kernel that makes x has ended.
+ * the sums.  The first tiles are asked for before the kernel that makes x has ended: with a deep ring, 17 MB
+ * of W, which is what the memory gives in the time of the mixer.
  */
 #include "kernels/cuda/product.cuh"
 
-enum { RING = 8 /* tiles on their way, per warp */, X_PAD = 16 };
+enum { DEEP = 16, SHALLOW = 8 /* tiles on their way, per warp */, X_PAD = 16 };
 
-/* Shared memory: the ring, [RUNS][RING][32] of 16 bytes; two parts, [RUNS][8][16] floats each; per warp
+/* Shared memory: the ring, [RUNS][ring][32] of 16 bytes; two parts, [RUNS][8][16] floats each; per warp
  * its run of the m rows of x. */
-static size_t few_shared(int32_t k_tiles, int32_t m)
+static size_t few_shared(int32_t k_tiles, int32_t m, int32_t ring)
 {
-	return (size_t)RUNS * RING * 512 + (size_t)2 * RUNS * 128 * sizeof(float) +
+	return (size_t)RUNS * (size_t)ring * 512 + (size_t)2 * RUNS * 128 * sizeof(float) +
 	       (size_t)m * ((size_t)k_tiles * 32 + RUNS * X_PAD);
 }
 
@@ -32,7 +33,7 @@ __device__ inline void copy_run(
 }
 
 /* Warp r does run r of row tiles blockIdx.x, + gridDim.x, ... */
-template <typename T>
+template <typename T, int RING>
 __global__ void __launch_bounds__(THREADS)
 	product_few_kernel(const uint4 *w, const struct m2_cuda_input input, int32_t m,
 		int32_t rows, int32_t k_tiles, const struct m2_cuda_output out)
@@ -85,7 +86,8 @@ __global__ void __launch_bounds__(THREADS)
 #pragma unroll 4
 		for (int32_t k = 0; k < tiles; k++, b_at += 32) {
 			wait_group<RING - 1>();
-			const uint4 a = ring[slot * 32]; /* what this very lane asked for */
+			__syncwarp(); /* the other lanes' too */
+			const uint4 a = load_tile(ring + slot * 32);
 			slot = (slot + 1) % RING;
 			ask();
 			const uint2 b = mine ? make_uint2(*(const uint32_t *)b_at,
@@ -113,31 +115,40 @@ __global__ void __launch_bounds__(THREADS)
 	}
 }
 
-template <typename T>
+template <typename T, int RING>
 static cudaError_t launch_few(cudaStream_t stream, const struct m2_cuda_matrix *w,
 	const struct m2_cuda_input *in, int32_t m, const struct m2_cuda_output *out)
 {
+	const auto kernel = product_few_kernel<T, RING>;
 	const int32_t row_tiles = (w->rows + 15) / 16, k_tiles = m2_cuda_pad(w->cols) / 16;
-	const size_t shared = few_shared(k_tiles, m);
+	const size_t shared = few_shared(k_tiles, m, RING);
 	const int32_t most = 2 * device_limits().processors;
-	const cudaError_t error = allow_shared(product_few_kernel<T>, shared);
+	const cudaError_t error = allow_shared(kernel, shared);
 	if (error != cudaSuccess)
 		return error;
-	return launch_early(product_few_kernel<T>,
-		dim3((unsigned)(row_tiles < most ? row_tiles : most)), THREADS, shared, stream,
-		(const uint4 *)w->data, *in, m, w->rows, k_tiles, *out);
+	return launch_early(kernel, dim3((unsigned)(row_tiles < most ? row_tiles : most)), THREADS,
+		shared, stream, (const uint4 *)w->data, *in, m, w->rows, k_tiles, *out);
+}
+
+/* Two blocks to a processor, or they do not keep the memory busy. */
+static bool fits(const struct m2_cuda_matrix *w, int32_t m, int32_t ring)
+{
+	return few_shared(m2_cuda_pad(w->cols) / 16, m, ring) + 1536 <=
+	       (size_t)device_limits().shared / 2;
 }
 
 bool m2_cuda_few_fits(const struct m2_cuda_matrix *w, int32_t m)
 {
-	/* two blocks to a processor, or it does not keep the memory busy */
-	return m <= FEW &&
-	       few_shared(m2_cuda_pad(w->cols) / 16, m) <= (size_t)device_limits().shared / 2;
+	return m <= FEW && fits(w, m, SHALLOW);
 }
 
 cudaError_t m2_cuda_product_few(cudaStream_t stream, const struct m2_cuda_matrix *w,
 	const struct m2_cuda_input *input, int32_t m, const struct m2_cuda_output *out)
 {
-	return w->dtype == M2_DTYPE_F16 ? launch_few<__half>(stream, w, input, m, out)
-					: launch_few<__nv_bfloat16>(stream, w, input, m, out);
+	const bool f16 = w->dtype == M2_DTYPE_F16;
+	if (fits(w, m, DEEP))
+		return f16 ? launch_few<__half, DEEP>(stream, w, input, m, out)
+			   : launch_few<__nv_bfloat16, DEEP>(stream, w, input, m, out);
+	return f16 ? launch_few<__half, SHALLOW>(stream, w, input, m, out)
+		   : launch_few<__nv_bfloat16, SHALLOW>(stream, w, input, m, out);
 }

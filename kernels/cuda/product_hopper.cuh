@@ -86,17 +86,6 @@ static __device__ inline void arrive_at(uint64_t *barrier, uint32_t rank)
 		     "r"(rank)
 		     : "memory");
 }
-/* The same, of a stage of the ring that this warp has read: nothing of its own is to be seen there, and a
- * release to the cluster, which waits for the memory, would cost more than the products of the stage. */
-static __device__ inline void release_at(uint64_t *barrier, uint32_t rank)
-{
-	asm volatile(
-		"{\n\t.reg .b32 there;\n\t"
-		"mapa.shared::cluster.u32 there, %0, %1;\n\t"
-		"mbarrier.arrive.shared::cluster.b64 _, [there];\n\t}" ::"r"(shared_at(barrier)),
-		"r"(rank)
-		: "memory");
-}
 static __device__ inline void wait_for(uint64_t *barrier, uint32_t parity)
 {
 	uint32_t done;
@@ -121,13 +110,6 @@ static __device__ inline void wait_for_cluster(uint64_t *barrier, uint32_t parit
 			     : "r"(shared_at(barrier)), "r"(parity)
 			     : "memory");
 	} while (done == 0);
-}
-/* All threads of all blocks of the cluster. */
-static __device__ inline void clusters_meet()
-{
-	asm volatile("barrier.cluster.arrive.release;\n\t"
-		     "barrier.cluster.wait.acquire;" ::
-			     : "memory");
 }
 /* All threads of the groups that multiply, and of no other warp. */
 static __device__ inline void multipliers_meet()
@@ -240,7 +222,7 @@ template <typename T, int NT> struct sync_core {
 					break;
 #pragma unroll
 				for (int r = 0; r < TILES; r++) {
-					const uint4 a = a_at[(r * SLAB + u + v) * 32];
+					const uint4 a = load_tile(a_at + (r * SLAB + u + v) * 32);
 #pragma unroll
 					for (int n = 0; n < WIDTH; n++)
 						mma(sum[r][n], a,
@@ -270,6 +252,16 @@ template <typename T, int NT> struct sync_core {
 			     : __VA_ARGS__                                                         \
 			     : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "l"(b));                    \
 	}
+/* The same with A in shared memory too. */
+#define M2_WGMMA_SHARED(T, NAME, N, COUNT, SUMS, OPERANDS, ...)                                    \
+	static __device__ inline void wgmma(float(&c)[COUNT], uint64_t a, uint64_t b, T)           \
+	{                                                                                          \
+		asm volatile("{\n\t.reg .pred p;\n\tsetp.eq.u32 p, 0, 0;\n\t"                      \
+			     "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME       \
+			     " {" SUMS "}, " OPERANDS ", p, 1, 1, 0, 0;\n\t}"                      \
+			     : __VA_ARGS__                                                         \
+			     : "l"(a), "l"(b));                                                    \
+	}
 #define M2_SUMS_8  "%0,%1,%2,%3,%4,%5,%6,%7"
 #define M2_SUMS_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define M2_SUMS_32                                                                                 \
@@ -280,30 +272,23 @@ template <typename T, int NT> struct sync_core {
 	"%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                         \
 	"%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                         \
 	"%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define M2_SUMS_96                                                                                 \
-	"%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,"                                   \
-	"%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,"                         \
-	"%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,"                         \
-	"%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63,"                         \
-	"%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,"                         \
-	"%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define M2_WGMMA(T, NAME)                                                                          \
 	M2_WGMMA_OF(T, NAME, 16, 8, M2_SUMS_8, "{%8,%9,%10,%11}, %12", M2_8(c, 0))                 \
 	M2_WGMMA_OF(T, NAME, 32, 16, M2_SUMS_16, "{%16,%17,%18,%19}, %20", M2_8(c, 0), M2_8(c, 8)) \
 	M2_WGMMA_OF(T, NAME, 64, 32, M2_SUMS_32, "{%32,%33,%34,%35}, %36", M2_32(c, 0))            \
 	M2_WGMMA_OF(                                                                               \
 		T, NAME, 128, 64, M2_SUMS_64, "{%64,%65,%66,%67}, %68", M2_32(c, 0), M2_32(c, 32)) \
-	M2_WGMMA_OF(T, NAME, 192, 96, M2_SUMS_96, "{%96,%97,%98,%99}, %100", M2_32(c, 0),          \
-		M2_32(c, 32), M2_32(c, 64))
+	M2_WGMMA_SHARED(T, NAME, 64, 32, M2_SUMS_32, "%32, %33", M2_32(c, 0))                      \
+	M2_WGMMA_SHARED(T, NAME, 128, 64, M2_SUMS_64, "%64, %65", M2_32(c, 0), M2_32(c, 32))
 M2_WGMMA(__nv_bfloat16, "bf16")
 M2_WGMMA(__half, "f16")
 #undef M2_WGMMA
 #undef M2_WGMMA_OF
+#undef M2_WGMMA_SHARED
 #undef M2_SUMS_8
 #undef M2_SUMS_16
 #undef M2_SUMS_32
 #undef M2_SUMS_64
-#undef M2_SUMS_96
 #undef M2_32
 #undef M2_8
 
@@ -357,39 +342,30 @@ template <typename T, int NT> struct wgmma_core {
 #pragma unroll
 			for (int u = 0; u < SLAB; u++)
 				if (u < tiles)
-					a[u] = a_at[u * 32];
+					a[u] = load_tile(a_at + u * 32);
 		}
 	};
-	/* Products begin; until they are waited for nobody touches the sums, the operands and x. */
-	template <int Tiles> __device__ void begin_tiles(const operands &of, const unsigned char *x)
+	/* x: address / 16; 1024 / 16 between pieces of eight rows; swizzle of 128 bytes. */
+	static __device__ uint64_t of_x(const unsigned char *x)
 	{
-		/* address / 16; 1024 / 16 between pieces of eight rows; swizzle of 128 bytes */
-		const uint64_t b = (uint64_t)((shared_at(x) & 0x3ffffu) >> 4) | (uint64_t)1 << 16 |
-				   (uint64_t)64 << 32 | (uint64_t)1 << 62;
+		return (uint64_t)((shared_at(x) & 0x3ffffu) >> 4) | (uint64_t)1 << 16 |
+		       (uint64_t)64 << 32 | (uint64_t)1 << 62;
+	}
+	template <int Tiles>
+	__device__ void multiply_tiles(const operands &of, const unsigned char *x)
+	{
+		const uint64_t b = of_x(x);
+		settle();
 		asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
 		for (int u = 0; u < Tiles; u++)
 			wgmma(sum, of.a[u], b + (uint64_t)(u * 2), T());
 		asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-	}
-	__device__ void begin(const operands &of, const unsigned char *x, int32_t tiles)
-	{
-		switch (tiles) {
-		case SLAB:
-			begin_tiles<SLAB>(of, x);
-			break;
-		case 3:
-			begin_tiles<3>(of, x);
-			break;
-		case 2:
-			begin_tiles<2>(of, x);
-			break;
-		default:
-			begin_tiles<1>(of, x);
-		}
+		wait<0>();
+		settle();
 	}
 	/* All but the last `Pending` of what was begun have ended. */
-	template <int Pending> __device__ void wait()
+	template <int Pending> static __device__ void wait()
 	{
 		asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 	}
@@ -397,10 +373,46 @@ template <typename T, int NT> struct wgmma_core {
 	{
 		operands of;
 		of.load(w, tiles);
-		settle();
-		begin(of, x, tiles);
-		wait<0>();
-		settle();
+		if (tiles == SLAB) {
+			multiply_tiles<SLAB>(of, x);
+			return;
+		}
+		for (int32_t u = 0; u < tiles; u++) {
+			of.load(w + u * 512, 1);
+			multiply_tiles<1>(of, x + u * 32);
+		}
+	}
+	/* The same of W as product_wide.cu has it in shared memory, [SLAB][2][squares of eight][128 bytes], a
+	 * group's squares from `w` on, `to_next` bytes to the next eight columns.  Begun only: until it is
+	 * waited for nobody touches the sums, W and x, and the sums must be settled before and after. */
+	template <int Tiles>
+	__device__ void begin_tiles(const unsigned char *w, int32_t to_next, const unsigned char *x)
+	{
+		const uint64_t b = of_x(x);
+		const uint64_t a = (uint64_t)((shared_at(w) & 0x3ffffu) >> 4) |
+				   (uint64_t)(to_next / 16) << 16 | (uint64_t)(128 / 16) << 32;
+		asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+		for (int u = 0; u < Tiles; u++)
+			wgmma(sum, a + (uint64_t)(u * to_next / 8), b + (uint64_t)(u * 2), T());
+		asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+	}
+	__device__ void begin(
+		const unsigned char *w, int32_t to_next, const unsigned char *x, int32_t tiles)
+	{
+		switch (tiles) {
+		case SLAB:
+			begin_tiles<SLAB>(w, to_next, x);
+			break;
+		case 3:
+			begin_tiles<3>(w, to_next, x);
+			break;
+		case 2:
+			begin_tiles<2>(w, to_next, x);
+			break;
+		default:
+			begin_tiles<1>(w, to_next, x);
+		}
 	}
 };
 

@@ -115,7 +115,8 @@ template <typename T, int NT> struct many_pipe {
 						break;
 #pragma unroll
 					for (int r = 0; r < WARP_TILES; r++) {
-						const uint4 a = a_at[(r * SLAB + u + v) * 32];
+						const uint4 a =
+							load_tile(a_at + (r * SLAB + u + v) * 32);
 #pragma unroll
 						for (int n = 0; n < NT; n++)
 							mma(sum[r][n], a,

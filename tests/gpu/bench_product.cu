@@ -158,7 +158,7 @@ static void name_of(const struct doing *how, char *name, size_t size)
 	static const char *const names[] = {"chosen", "many", "few"};
 	if (how->way == PLANNED)
 		snprintf(name, size, "%s%s-%d-%s", how->plan.stay ? "stay" : "wide",
-			how->plan.cluster > 1 ? "2" : "", (int)how->plan.tokens,
+			!how->plan.stay && how->plan.groups == 3 ? "3" : "", (int)how->plan.tokens,
 			how->plan.wgmma ? "wgmma" : "sync");
 	else
 		snprintf(name, size, "%s", names[how->way]);
@@ -179,9 +179,9 @@ static int ways_of(
 				(!sensible || m >= 8))
 				ways[n++] = {PLANNED, {t, true, core == 1, 1}};
 		for (const int32_t t : wide)
-			for (int32_t cluster = 1; cluster <= 2; cluster++)
+			for (int32_t groups = 2; groups <= 3; groups++)
 				if (core == 1 && in_order && (!sensible || m >= 16))
-					ways[n++] = {PLANNED, {t, false, true, cluster}};
+					ways[n++] = {PLANNED, {t, false, true, groups}};
 	}
 	return n;
 }

@@ -190,7 +190,7 @@ static void check_errors(const struct bench *b, enum m2_dtype type, const char *
 		const struct outcome *g = &b->got[i], *w = &b->want[i];
 		const double error = largest_error(g, w);
 		const double allowed =
-			fmax(bf16 ? 2e-2 : 3e-3, b->in_f32[i] * (bf16 ? 0x1p15 : 0x1p12));
+			fmax(bf16 ? 2e-2 : 3e-3, b->in_f32[i] * (bf16 ? 0x1p16 : 0x1p13));
 		worst[type] = fmax(worst[type], error);
 		if (!(error <= allowed))
 			fail_msg("%s, %s, sequence %d: logits %.2e, conv %.2e, ssm %.2e, allowed "
