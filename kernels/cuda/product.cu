@@ -98,7 +98,7 @@ static int64_t time_of_wide(
 		(int64_t)((rows + 64 * groups - 1) / (64 * groups)) * ((m + tokens - 1) / tokens);
 	const int64_t turns = (tiles + device_limits().processors - 1) / device_limits().processors;
 	const int64_t slabs = RUNS * (int64_t)(((k_tiles + RUNS - 1) / RUNS + 3) / 4);
-	return turns * (slabs * (300 + 2 * tokens * groups) + 40 * tokens) + 10500;
+	return turns * (slabs * (300 + 2 * tokens * groups) + 40 * tokens) + 6000;
 }
 
 /* The bytes of W, at a rate that falls with the rows of x; it is the first choice for few of them only. */
