@@ -71,6 +71,10 @@ def small_disk(path, size):
         yield
     finally:
         subprocess.run(["umount", "-l", path], check=True)
+        # whoever removed the folder above before could not remove what was mounted in it
+        for place in (path, path.parent):
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
 
 def fill(directory):
