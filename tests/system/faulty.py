@@ -268,7 +268,7 @@ def strike_once(kind, rig):
 
 @contextlib.contextmanager
 def rig(config="", neighbours=True):
-    d = FaultyDaemon(config=f"step_timeout: {4 * harness.SLOW}s\nresults: {{keep: 2s}}\n" + config)
+    d = FaultyDaemon(config=f"step_timeout: {4 * harness.SLOW}s\nresults: {{keep: 10s}}\n" + config)
     with d:
         made = Rig(d, neighbours)
         try:
