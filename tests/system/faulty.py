@@ -126,6 +126,9 @@ class Neighbour:
         expect(not self.thread.is_alive(), "a neighbour hangs")
 
 
+KEEP = 10  # seconds that results are kept: longer than the longest hang
+
+
 class Rig:
     """A faulty daemon with neighbours.  All requests of a fault are asked through it."""
 
@@ -211,7 +214,7 @@ class Rig:
             for name in PROCESSES[:4]:
                 wait_until(lambda n=name: d.pid(n), 10, f"a {name}")
             # the neighbours' own are there most of the time
-            wait_until(lambda: len(d.segments()) <= len(self.models), 5, f"segments: {d.segments()}")
+            wait_until(lambda: len(d.segments()) <= len(self.models), KEEP + 5, f"segments: {d.segments()}")
             wait_until(lambda: d.slots_used() <= len(self.models), 5, "slots")
             for name, before in getattr(self, "fds", {}).items():
                 wait_until(lambda n=name, b=before: fds(d.pid(n)) <= b + 3, 5,
@@ -268,7 +271,7 @@ def strike_once(kind, rig):
 
 @contextlib.contextmanager
 def rig(config="", neighbours=True):
-    d = FaultyDaemon(config=f"step_timeout: {4 * harness.SLOW}s\nresults: {{keep: 10s}}\n" + config)
+    d = FaultyDaemon(config=f"step_timeout: {4 * harness.SLOW}s\nresults: {{keep: {KEEP}s}}\n" + config)
     with d:
         made = Rig(d, neighbours)
         try:
