@@ -1,10 +1,11 @@
 /* product_hopper.cuh - what the products of Hopper are made of: barriers, bulk copies, the two cores.
  *
- * Private to kernels/cuda.  A block has two groups of four warps that multiply, and one warp that asks
- * for what they need: W by bulk copies (its tiles are runs of memory, launch.h), x by copies of 16 bytes.
- * A ring of stages lies between; every stage has a barrier `full` (the bytes are there) and one `empty`
- * (all have read them).  The n-th use of a stage is phase n of both, and a wait names its parity.  Names
- * and protocols: PTX ISA 8.0, "mbarrier", "cp.async.bulk", "wgmma".
+ * Private to kernels/cuda.  A block has two or three groups of four warps that multiply, and warps that ask
+ * for what they need: W by bulk copies (its tiles are runs of memory, launch.h) and x by copies of 16 bytes
+ * where clusters stay (product_stay.cu), both by tensor copies elsewhere (product_wide.cu).  A ring of stages
+ * lies between; every stage has a barrier `full` (the bytes are there) and one `empty` (all have read them).
+ * The n-th use of a stage is phase n of both, and a wait names its parity.  Names and protocols: PTX ISA 8.0,
+ * "mbarrier", "cp.async.bulk", "wgmma".
  *
  * A core multiplies 64 rows of W with NT * 8 rows of x, by one group.  Both take the same operands from
  * the same places and leave the same bits: per result a chain of fused sums of 16 products and what was
@@ -292,8 +293,8 @@ M2_WGMMA(__half, "f16")
 #undef M2_32
 #undef M2_8
 
-/* wgmma: a warp has 16 rows of W and all rows of x.  A comes from registers in just the order of W's
- * tiles; B is x in shared memory, K-major, rows of 128 bytes in the 128-byte swizzle, which is the
+/* wgmma: a warp has 16 rows of W and all rows of x.  A comes from registers, or where it lies
+ * (begin); B is x in shared memory, K-major, rows of 128 bytes in the 128-byte swizzle, which is the
  * permutation that load_matrix undoes; its eight-row pieces lie 1024 bytes apart. */
 template <typename T, int NT> struct wgmma_core {
 	enum { COUNT = NT * 4 };
