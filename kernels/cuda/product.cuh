@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/convert.cuh"
 #include "kernels/cuda/norm.cuh"
+#include "kernels/cuda/tensor_asm.cuh"
 
 enum { RUNS = 8, THREADS = 32 * RUNS };
 
@@ -38,12 +39,7 @@ __device__ inline void mma(float (&c)[4], uint4 a, uint2 b, __half)
  * number times 16 bytes.  Whole warps; what other lanes' copies brought must be there. */
 __device__ inline uint4 load_tile(const uint4 *tile_and_lane)
 {
-	uint4 a;
-	asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-		     : "=r"(a.x), "=r"(a.y), "=r"(a.z), "=r"(a.w)
-		     : "r"((uint32_t)__cvta_generic_to_shared(tile_and_lane))
-		     : "memory");
-	return a;
+	return load_matrices(tile_and_lane);
 }
 
 /* ---- the product ---------------------------------------------------------------------------- */
