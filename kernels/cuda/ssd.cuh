@@ -8,10 +8,10 @@
  *
  * in three kernels, each with blocks enough for one sequence:
  *
- *   prepare   convolution and SiLU of eight tokens by 512 channels to a block; s and its like by a warp
+ *   prepare   convolution and SiLU of eight tokens by 256 channels to a block; s and its like by a warp
  *             per head and chunk.
- *   states    a block per head and 32 columns of the state walks a sequence's chunks in order with its
- *             piece of h in f32 registers, and leaves h before each chunk.
+ *   states    a block per head and 32 or 64 columns of the state walks a sequence's chunks in order with
+ *             its piece of h in f32 registers, and leaves h before each chunk.
  *   outputs   a block per chunk and one to four heads; C B^T is made once per block.
  *
  * Bytes per token and layer, H heads, C channels: prepare 4 C in, 2 C out; states 768 H in (x four times, B

@@ -6,6 +6,7 @@
  * that makes the states.  B's room in shared memory is then the first head's state; where there are more
  * heads, the next one's x and state arrive while this one's are used.
  */
+#include "kernels/cuda/product.cuh"
 #include "kernels/cuda/ssd.cuh"
 
 enum {
@@ -253,22 +254,10 @@ __global__ void __launch_bounds__(SSD_THREADS, 3)
 	}
 }
 
-/* Of the current device, asked once. */
-static int32_t processors_of_device()
-{
-	static const int known = [] {
-		int device = 0, processors = 1;
-		(void)cudaGetDevice(&device);
-		(void)cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
-		return processors;
-	}();
-	return known;
-}
-
 /* As many heads to a block as leave every processor two blocks; the bits do not depend on it. */
 static int32_t heads_of_block(const struct m2_cuda_mixer *mixer, int32_t chunks)
 {
-	const int32_t processors = processors_of_device();
+	const int32_t processors = device_limits().processors;
 	for (int32_t heads = 4; heads > 1; heads--)
 		if (mixer->heads / mixer->groups % heads == 0 &&
 			(int64_t)chunks * (mixer->heads / heads) >= 2 * processors)

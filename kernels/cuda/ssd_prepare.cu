@@ -1,6 +1,7 @@
 /* ssd_prepare.cu - before the scan of spans: convolution of all their rows, decays of whole chunks.
  *
- * A thread has four channels of up to eight tokens of one item and moves a window of raw columns over
+ * A thread has two channels (with four, the registers left room for a quarter of the warps, and loads
+ * were what they waited for) of up to eight tokens of one item and moves a window of raw columns over
  * them: each column is read about once.  The tile with an item's first token is the only one that looks
  * into the ring, and so the one that may then write the item's last columns there.  Rows of whole chunks
  * leave as the 16-bit operands that the scan wants, other rows as floats, with the bits that a single
@@ -8,7 +9,11 @@
  */
 #include "kernels/cuda/ssd.cuh"
 
-enum { TAPS = 4, PER_BLOCK = SSD_THREADS / 32 /* heads */ };
+enum {
+	TAPS = 4,
+	PER_BLOCK = SSD_THREADS / 32, /* heads */
+	CHANNELS = 2 * SSD_THREADS    /* of a block */
+};
 
 /* ---- decays --------------------------------------------------------------------------------- */
 
@@ -56,93 +61,85 @@ __device__ inline void make_steps(const struct m2_cuda_mixer &m, int32_t chunk, 
 
 /* ---- convolution ---------------------------------------------------------------------------- */
 
-__device__ inline float4 load_4(const float *from)
-{
-	return *(const float4 *)from;
-}
-
-struct four_channels {
-	float4 weight[TAPS]; /* of tap j in all four */
-	float4 bias;
+struct two_channels {
+	float2 weight[TAPS]; /* of tap j in both */
+	float2 bias;
 	int32_t c;
 
 	__device__ void load(const struct m2_cuda_mixer &m, int32_t at)
 	{
-		float4 w[4];
 		c = at;
-#pragma unroll
-		for (int i = 0; i < 4; i++)
-			w[i] = load_4(m.conv + (size_t)(c + i) * TAPS);
-		weight[0] = make_float4(w[0].x, w[1].x, w[2].x, w[3].x);
-		weight[1] = make_float4(w[0].y, w[1].y, w[2].y, w[3].y);
-		weight[2] = make_float4(w[0].z, w[1].z, w[2].z, w[3].z);
-		weight[3] = make_float4(w[0].w, w[1].w, w[2].w, w[3].w);
-		bias = m.conv_bias != NULL ? load_4(m.conv_bias + c) : make_float4(0, 0, 0, 0);
+		const float4 *of = (const float4 *)(m.conv + (size_t)c * TAPS);
+		const float4 first = of[0], second = of[1];
+		weight[0] = make_float2(first.x, second.x);
+		weight[1] = make_float2(first.y, second.y);
+		weight[2] = make_float2(first.z, second.z);
+		weight[3] = make_float2(first.w, second.w);
+		bias = m.conv_bias != NULL ? *(const float2 *)(m.conv_bias + c)
+					   : make_float2(0.0f, 0.0f);
 	}
 	/* oldest first: the order in which a single token adds */
-	__device__ float4 sum(const float4 *window) const
+	__device__ float2 sum(const float2 *window) const
 	{
-		float4 v = bias;
+		float2 v = bias;
 #pragma unroll
 		for (int j = 0; j < TAPS; j++) {
 			v.x = fmaf(weight[j].x, window[j].x, v.x);
 			v.y = fmaf(weight[j].y, window[j].y, v.y);
-			v.z = fmaf(weight[j].z, window[j].z, v.z);
-			v.w = fmaf(weight[j].w, window[j].w, v.w);
 		}
 		return v;
 	}
 };
 
-/* The raw columns of four channels, as raw_column. */
-__device__ inline float4 raw_columns(
+/* The raw columns of two channels, as raw_column. */
+__device__ inline float2 raw_columns(
 	const struct m2_cuda_mixer &m, const struct m2_cuda_item &item, int32_t from, int32_t c)
 {
 	if (from >= 0)
-		return load_4(m.in_out + (size_t)(item.first + from) * (size_t)m.in_stride +
-			      (size_t)(xbc_at(m) + c));
+		return *(const float2 *)(m.in_out +
+					 (size_t)(item.first + from) * (size_t)m.in_stride +
+					 (size_t)(xbc_at(m) + c));
 	const int32_t column = (item.into_ring + from + TAPS) % TAPS;
-	return load_4(m.ring + (size_t)item.slot * m.slot_floats +
-		      (size_t)column * (size_t)m.channels + (size_t)c);
+	return *(const float2 *)(m.ring + (size_t)item.slot * m.slot_floats +
+				 (size_t)column * (size_t)m.channels + (size_t)c);
 }
 
 template <typename T>
-__device__ inline void put_four(
-	const struct m2_cuda_mixer &m, int32_t row, int32_t c, float4 v, bool chunked)
+__device__ inline void put_two(
+	const struct m2_cuda_mixer &m, int32_t row, int32_t c, float2 v, bool chunked)
 {
 	float *to = m.xbc + (size_t)row * (size_t)m.channels;
 	if (chunked)
-		*(uint2 *)((T *)to + c) = make_uint2(pack_two<T>(quick_silu(v.x), quick_silu(v.y)),
-			pack_two<T>(quick_silu(v.z), quick_silu(v.w)));
+		*(uint32_t *)((T *)to + c) = pack_two<T>(quick_silu(v.x), quick_silu(v.y));
 	else
-		*(float4 *)(to + c) = make_float4(silu(v.x), silu(v.y), silu(v.z), silu(v.w));
+		*(float2 *)(to + c) = make_float2(silu(v.x), silu(v.y));
 }
 
 template <typename T>
 __device__ inline void convolve_tile(
-	const struct m2_cuda_mixer &m, struct m2_cuda_tile tile, const struct four_channels &four)
+	const struct m2_cuda_mixer &m, struct m2_cuda_tile tile, const struct two_channels &two)
 {
 	const struct m2_cuda_item item = m.items[tile.item];
 	const int32_t left = item.tokens - tile.first;
 	const int32_t n = left < M2_CUDA_TILE ? left : M2_CUDA_TILE;
-	float4 raw[TAPS - 1 + M2_CUDA_TILE];
+	float2 raw[TAPS - 1 + M2_CUDA_TILE];
 #pragma unroll
 	for (int i = 0; i < TAPS - 1 + M2_CUDA_TILE; i++) /* none waits for another */
 		if (i < TAPS - 1 + n)
-			raw[i] = raw_columns(m, item, tile.first + i - (TAPS - 1), four.c);
+			raw[i] = raw_columns(m, item, tile.first + i - (TAPS - 1), two.c);
 #pragma unroll
 	for (int i = 0; i < M2_CUDA_TILE; i++)
 		if (i < n)
-			put_four<T>(m, item.first + tile.first + i, four.c, four.sum(raw + i),
+			put_two<T>(m, item.first + tile.first + i, two.c, two.sum(raw + i),
 				is_chunked(item, tile.first + i));
 	if (tile.first != 0)
 		return;
-	float *ring = m.ring + (size_t)item.slot * m.slot_floats + (size_t)four.c;
+	float *ring = m.ring + (size_t)item.slot * m.slot_floats + (size_t)two.c;
 	const int32_t kept = item.tokens < TAPS ? item.tokens : TAPS;
 	for (int32_t t = item.tokens - kept; t < item.tokens; t++) {
 		const int32_t column = (item.into_ring + t) % TAPS;
-		*(float4 *)(ring + (size_t)column * (size_t)m.channels) =
-			raw_columns(m, item, t, four.c);
+		*(float2 *)(ring + (size_t)column * (size_t)m.channels) =
+			raw_columns(m, item, t, two.c);
 	}
 }
 
@@ -160,15 +157,15 @@ __global__ void __launch_bounds__(SSD_THREADS)
 			make_steps(m, block / per_chunk, h);
 		return;
 	}
-	const int32_t per_tile = (m.channels + 4 * SSD_THREADS - 1) / (4 * SSD_THREADS);
-	const int32_t at = (block - step_blocks) % per_tile * 4 * SSD_THREADS + 4 * tid;
+	const int32_t per_tile = (m.channels + CHANNELS - 1) / CHANNELS;
+	const int32_t at = (block - step_blocks) % per_tile * CHANNELS + 2 * tid;
 	const struct m2_cuda_tile tile = m.tiles[(block - step_blocks) / per_tile];
-	struct four_channels four;
+	struct two_channels two;
 	if (at < m.channels)
-		four.load(m, at);
+		two.load(m, at);
 	wait_for_previous();
 	if (at < m.channels)
-		convolve_tile<T>(m, tile, four);
+		convolve_tile<T>(m, tile, two);
 }
 
 cudaError_t m2_cuda_ssd_prepare(
@@ -177,8 +174,7 @@ cudaError_t m2_cuda_ssd_prepare(
 	const int32_t step_blocks = spans->chunks * ((mixer->heads + PER_BLOCK - 1) / PER_BLOCK);
 	int32_t blocks = step_blocks;
 	if (mixer->taps == TAPS) {
-		blocks += spans->tiles *
-			  ((mixer->channels + 4 * SSD_THREADS - 1) / (4 * SSD_THREADS));
+		blocks += spans->tiles * ((mixer->channels + CHANNELS - 1) / CHANNELS);
 	} else {
 		const cudaError_t error =
 			m2_cuda_convolve(stream, mixer, spans->items, spans->rows);
