@@ -2,8 +2,9 @@
 # prove: the CUDA backend's correctness, then its table of figures, on this machine.  In a bundle made
 # by `make gpu-bundle`; needs the NVIDIA driver, and python3 for the part that runs the daemon.
 #
-#     ./prove [correct] [bits] [serve] [bench] [sanitize]     default: correct bits serve bench
+#     ./prove [correct] [bits] [full] [serve] [bench] [sanitize]     default: correct bits serve bench
 #
+# full: the published shapes at full size; M2_SHAPES and M2_YARDSTICK as in tests/gpu/test_published.c.
 # SHAPES="130m 2.7b" chooses the bench's shapes.  Ends with "N passed, N failed, N skipped".
 here=$(cd "$(dirname "$0")" && pwd)
 LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
@@ -39,6 +40,9 @@ for part in "$@"; do
 	bits)
 		run test_kernels_bits cuda
 		run test_kernels_pick cuda
+		;;
+	full)
+		run test_published
 		;;
 	serve)
 		echo "== serve.py"
